@@ -78,7 +78,7 @@ def prepare_with_ftcli(path: Path, cache: Path) -> Any:
         data = Data(str(path), format="prompt", cache_dir=str(cache))
         tokens = data.prepare("train", tokenizer)
         loader = data.loader("train", tokenizer, 8)
-        loader.batch(loader.list_batch_rows(0)[0])
+        loader.batch(loader.list_batch_indices(0)[0])
         return int(tokens.lengths.sum())
 
     return prepare

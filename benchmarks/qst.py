@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.callback import Callback
 from ftcli.papers.qst.tuner import SideTunedBackbone
 from ftcli.run.build import build_run
@@ -59,7 +59,7 @@ class Epochs(Callback):
 def epochs(name: str, overrides: list[str]) -> Figures:
     """Train, and say what an epoch took."""
     composed = compose("qst", [*overrides, *VARIANTS[name]])
-    validate(composed)
+    validate_and_convert(composed)
     run = build_run(composed.config)
     run.loggers["epochs"] = clock = Epochs()
     run.trainer.fit(run)

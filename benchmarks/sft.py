@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import heavy_tailed
 
 from ftcli.cli.bench_table import format_bench
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.errors import UserError
 from ftcli.jobs.bench import bench
 from ftcli.run.build import build_run
@@ -53,7 +53,7 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     composed = compose("qlora_mini", overrides)
     tokenizer = build_run(composed.config).tokenizer
     heavy_tailed.write(folder / "rows.jsonl", tokenizer, options.batch_size * options.steps)
-    validate(composed)
+    validate_and_convert(composed)
     return bench(composed.config, options.steps, options.rounds, against="plain")
 
 

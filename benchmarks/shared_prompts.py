@@ -14,7 +14,7 @@ import time
 
 import torch
 
-from ftcli.models.causal_lm import CausalLM
+from ftcli.models.causal_lm import CausalLMSource
 from ftcli.objectives.grpo import GRPO
 from ftcli.objectives.rollouts import Batch, Prompt, build_micro_batch
 from ftcli.objectives.sampling import SampledAnswer
@@ -55,7 +55,10 @@ def main() -> None:
     ):
         parser.add_argument(f"--{name}", type=int, default=value)
     given = parser.parse_args()
-    model, objective = CausalLM("asset:llama_mini").load().train(), GRPO(rewards={"length": 1})
+    model, objective = (
+        CausalLMSource("asset:llama_mini").load().train(),
+        GRPO(rewards={"length": 1}),
+    )
     batches = made(given.prompts, given.prompt, given.answer, given.group)
     took: dict[str, list[float]] = {layout: [] for layout in batches}
     for turn in range(given.times + 1):

@@ -38,7 +38,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def train_tiny(tmp_path_factory) -> Callable[..., Path]:
     """Train the packaged job for three steps on 64 rows, with further overrides; the run's folder."""
-    from ftcli.config import compose, validate
+    from ftcli.config import compose, validate_and_convert
     from ftcli.jobs.train import train
 
     root = tmp_path_factory.mktemp("runs")
@@ -46,7 +46,7 @@ def train_tiny(tmp_path_factory) -> Callable[..., Path]:
     def run(*overrides: str) -> Path:
         places = (f"run.dir={root / 'runs'}", f"data.cache_dir={root / 'tokens'}")
         composed = compose("qlora_mini", [*TINY, *places, *overrides])
-        validate(composed)
+        validate_and_convert(composed)
         return Path(train(composed)["run"])
 
     return run

@@ -76,7 +76,7 @@ class EarlyStopping(Callback):
         else:
             self.waited += 1
 
-    def should_end(self) -> str | None:
+    def get_stop_reason(self) -> str | None:
         """Return the reason once the patience is used up."""
         if self.waited < self.patience:
             return None

@@ -35,7 +35,7 @@ class EMA(Callback):
     def __post_init__(self) -> None:
         self._weights: list[nn.Parameter] = []
         self._average: list[Tensor] = []
-        self._training: list[
+        self._saved_training_weights: list[
             Tensor
         ] = []  # the weights in training while the model holds the average
         self._steps = 0
@@ -59,7 +59,7 @@ class EMA(Callback):
                 where="callback",
                 fix="~callback.ema",
             )
-        groups = run.optimizer.optimizer.param_groups
+        groups = run.optimizer_builder.optimizer.param_groups
         self._weights = [p for group in groups for p in group["params"]]
         self._average = [p.detach().to(torch.float32, copy=True) for p in self._weights]
 
@@ -74,19 +74,19 @@ class EMA(Callback):
             average.lerp_(weight.to(average.dtype), 1 - decay)
 
     @torch.no_grad()
-    def eval_mode(self) -> None:
+    def swap_in_eval_weights(self) -> None:
         """Put the average into the model; nothing where it is there, or nothing was trained."""
-        if self._training or not self._weights:
+        if self._saved_training_weights or not self._weights:
             return
-        self._training = [p.detach().clone() for p in self._weights]
+        self._saved_training_weights = [p.detach().clone() for p in self._weights]
         _copy(self._average, self._weights)
 
     @torch.no_grad()
-    def train_mode(self) -> None:
+    def restore_training_weights(self) -> None:
         """Put the weights in training back, to the bit."""
-        if self._training:
-            _copy(self._training, self._weights)
-            self._training = []
+        if self._saved_training_weights:
+            _copy(self._saved_training_weights, self._weights)
+            self._saved_training_weights = []
 
     def count_state(self, trained: Iterable[tuple[str, tuple[int, ...], torch.dtype]]) -> StateSize:
         """Return 4 bytes a trained value; a checkpoint also holds the weights in training."""
@@ -96,7 +96,7 @@ class EMA(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average, the weights in training, and the number of steps."""
-        training = self._training or [p.detach() for p in self._weights]
+        training = self._saved_training_weights or [p.detach() for p in self._weights]
         return {"average": list(self._average), "training": list(training), "steps": self._steps}
 
     @torch.no_grad()

@@ -38,7 +38,7 @@ class LayerDecay(Callback):
     def setup(self, run: Run) -> None:
         """Set the rates of the optimizer's groups."""
         factors = find_factors(run.model, self.decay_per_layer)
-        scale_rates(run.optimizer.optimizer, factors, run.model)
+        scale_rates(run.optimizer_builder.optimizer, factors, run.model)
 
 
 def find_factors(model: nn.Module, decay: float) -> dict[str, float]:

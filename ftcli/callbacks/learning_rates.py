@@ -33,7 +33,7 @@ class LearningRates(Callback):
     def setup(self, run: Run) -> None:
         """Set the rates of the optimizer's groups."""
         factors = find_factors(list_trained(run.model), self.factors)
-        scale_rates(run.optimizer.optimizer, factors, run.model)
+        scale_rates(run.optimizer_builder.optimizer, factors, run.model)
 
 
 def find_factors(names: list[str], patterns: dict[str, float]) -> dict[str, float]:

@@ -36,7 +36,7 @@ class LoRAPlus(Callback):
     def setup(self, run: Run) -> None:
         """Set the rates of the optimizer's groups."""
         factors = find_factors(list_trained(run.model), self.ratio)
-        scale_rates(run.optimizer.optimizer, factors, run.model)
+        scale_rates(run.optimizer_builder.optimizer, factors, run.model)
 
 
 def find_factors(names: list[str], ratio: float) -> dict[str, float]:

@@ -24,6 +24,10 @@ def format_bench(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _count(number: int, unit: str) -> str:
+    return f"{number} {unit}{'s' * (number != 1)}"
+
+
 def _line(title: str, figures: list[str], ratio: str) -> str:
     return f"{title:38}{''.join(f'{figure:>12}' for figure in figures)}{ratio:>8}".rstrip()
 
@@ -38,7 +42,7 @@ def _describe(result: dict[str, Any]) -> str:
     stored = result["dtype"] if result["stored_as"] == "none" else result["stored_as"]
     return (
         f"{result['model']} ({stored}), {result['method']}, {result['precision']}, on "
-        f"{result['device']} with {result['threads']} threads\n"
+        f"{result['device']} with {_count(result['threads'], 'thread')}\n"
         f"{result['rows_a_step']} rows a step, from {result['rows']:,} rows{lengths}\n"
-        f"medians of {result['rounds']} rounds of {result['steps']} steps; {packages}"
+        f"medians of {_count(result['rounds'], 'round')} of {result['steps']} steps; {packages}"
     )

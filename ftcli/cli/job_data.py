@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 @contextmanager
 def open_data(job: str, overrides: Sequence[str]) -> Iterator[tuple[Data, PreTrainedTokenizerBase]]:
     """Yield data and tokenizer of a job; errors in the block get file and line of their key."""
-    from ftcli.config import build, compose, validate
+    from ftcli.config import build, compose, validate_and_convert
     from ftcli.config.building import locate_error
     from ftcli.config.composition import substitute_base
     from ftcli.core.errors import UserError
 
     composed = compose(job, overrides)
-    validate(composed)
+    validate_and_convert(composed)
     data = build(composed.config["data"], "data", composed)
     source = build(substitute_base(composed)["model"], "model", composed)
     try:

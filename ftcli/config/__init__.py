@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from ftcli.config.job import Origin as Origin
     from ftcli.config.paths import configs_dir as configs_dir
     from ftcli.config.paths import recipes_dir as recipes_dir
-    from ftcli.config.validation import validate as validate
+    from ftcli.config.validation import validate_and_convert as validate_and_convert
 
 #: Public name -> module that defines it, imported on first use: Hydra only where a job is composed.
 _MODULES = {
     "build": "building", "ComposedJob": "job", "Origin": "job", "compose": "composition",
-    "load": "composition", "configs_dir": "paths", "recipes_dir": "paths", "validate": "validation",
+    "load": "composition", "configs_dir": "paths", "recipes_dir": "paths", "validate_and_convert": "validation",
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Union
 
-from ftcli.config.source import (
+from ftcli.config.class_lookup import (
     Definition,
     Module,
     get_last_name,

@@ -8,8 +8,8 @@ The checks run when every single value is valid, before torch is imported or any
       model.quantization: {one_of: [nf4, fp4, int8], because: QLoRA needs a quantised base, or: method=lora}
 
 or only the list of values. `given: true` in the place of `one_of` asks for any value that is not null.
-`fix: optimizer=mezo` is the override that gives the first of them, where
-setting the key itself would not. With `derive: true` the key takes the first of them unless it is set.
+`fix: optimizer=mezo` is the override to suggest when setting the key directly does not work.
+With `derive: true` the key takes the first of them unless it is set.
 `requires` stays in the configuration and is passed to no class.
 """
 
@@ -24,8 +24,8 @@ from ftcli.config.job import (
     COMMAND_LINE,
     REQUIRES,
     ComposedJob,
+    get_capability,
     get_effective_value,
-    get_promise,
 )
 from ftcli.config.paths import format_path
 from ftcli.config.sharding import check_sharding
@@ -73,7 +73,7 @@ def check_end(composed: ComposedJob) -> Iterator[UserError]:
 def check_quantised_base(composed: ComposedJob) -> Iterator[UserError]:
     """A method that trains the base's own weights cannot train quantised ones."""
     stored = get_effective_value(composed, "model.quantization")
-    if stored not in (None, "none") and get_promise(composed, "method", "quantisable") is False:
+    if stored not in (None, "none") and get_capability(composed, "method", "quantisable") is False:
         what = f"{composed.format_choice('method')} with {_format_setting(composed, 'model.quantization', stored)}: "
         what += (
             "this method trains the base's own weights, and quantised weights cannot be trained."
@@ -86,7 +86,7 @@ def check_half_weights(composed: ComposedJob) -> Iterator[UserError]:
     if get_effective_value(composed, "model.dtype") != "float16":
         return
     at = _format_setting(composed, "model.dtype", "float16")
-    if get_promise(composed, "method", "artefact") == "model":
+    if get_capability(composed, "method", "artefact") == "model":
         what = f"{composed.format_choice('method')} with {at}: small updates vanish in float16 weights."
         yield UserError(what, fix="model.dtype=bfloat16 or model.dtype=float32")
     if get_effective_value(composed, "trainer.precision") == "bf16":
@@ -112,7 +112,7 @@ def check_packed_prompts(composed: ComposedJob) -> Iterator[UserError]:
     packing = get_effective_value(composed, "data.packing")
     if (
         packing not in (None, "none", "auto")
-        and get_promise(composed, "method", "packable") is False
+        and get_capability(composed, "method", "packable") is False
     ):
         what = f"{composed.format_choice('method')} with {_format_setting(composed, 'data.packing', packing)}: "
         what += "it adds tokens in front of each row, but a packed row holds several documents."
@@ -123,7 +123,7 @@ def check_recomputed_blocks(composed: ComposedJob) -> Iterator[UserError]:
     """Recomputed blocks do not get the key-value cache through which some methods reach them."""
     if not get_effective_value(composed, "trainer.gradient_checkpointing"):
         return
-    if get_promise(composed, "method", "gradient_checkpointing") is False:
+    if get_capability(composed, "method", "gradient_checkpointing") is False:
         what = f"{composed.format_choice('method')} with {_format_setting(composed, 'trainer.gradient_checkpointing', True)}: "
         what += "its blocks cannot be recomputed in the backward pass."
         yield UserError(what, fix="trainer.gradient_checkpointing=false")
@@ -239,7 +239,7 @@ def _iter_rules(node: Mapping[str, Any], owner: str = "") -> Iterator[tuple[str,
 def _make_unmet_error(
     composed: ComposedJob, owner: str, key: str, values: list[Any], rule: Mapping[str, Any]
 ) -> UserError:
-    asker = composed.format_choice(owner) if owner else format_path(composed.job)
+    asker = composed.format_choice(owner) if owner else format_path(composed.job_file)
     because = rule.get("because") or f"it is made for {', '.join(map(str, values))}"
     what = f"{asker} with {key}={get_effective_value(composed, key)} ({composed.where(key)}): {because}."
     instead = rule.get("or") or ("" if owner else "~requires to do without")

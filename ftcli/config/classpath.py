@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
-from ftcli.config import source
+from ftcli.config import class_lookup
 from ftcli.core.errors import UserError
 
 #: A dotted class name. A component with such a field and `**options` accepts the options of that class.
@@ -106,7 +106,7 @@ def explain_disallowed_class(path: str, packages: tuple[str, ...]) -> str | None
     """Return None if `path` is a class defined in `packages`, else what it is; read from source."""
     if _is_inside(path, list_trusted_packages()):
         return None
-    definition = source.find_definition(path)
+    definition = class_lookup.find_definition(path)
     if definition is None or not isinstance(definition.node, ast.ClassDef):
         return "not a class"
     return None if _is_inside(definition.dotted_name, packages) else definition.dotted_name

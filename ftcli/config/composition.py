@@ -32,7 +32,7 @@ from ftcli.config.primary_config import (
     list_job_files,
     refuse_huge_defaults,
 )
-from ftcli.config.renamed import replace_old_names
+from ftcli.config.renamed import replace_old_names, update_old_config
 from ftcli.config.yaml_locations import locate_keys, make_depth_error, read_yaml
 from ftcli.core.errors import Problems
 from ftcli.core.redaction import is_secret_variable
@@ -105,7 +105,7 @@ def load(path: str | Path) -> ComposedJob:
     config.pop("defaults", None)
     locations = locate_keys(file)
     plain = resolve_interpolations(config, lambda key: find_origin(locations, key, file), file)
-    composed = _set_run_name(attach_origins(replace_old_names(plain), locations, file))
+    composed = _set_run_name(attach_origins(update_old_config(plain), locations, file))
     # the run may come from someone else, and name any path
     Problems.raise_if_any(list(check_file_names(composed)))
     return composed
@@ -138,13 +138,15 @@ def _compose_with_hydra(
 
 
 def _make_composed_job(
-    composition: Composition, locations: dict[str, Origin], job: Path
+    composition: Composition, locations: dict[str, Origin], job_file: Path
 ) -> ComposedJob:
     config = composition.config
     for key in ("hydra", *RECIPE_KEYS):
         config.pop(key, None)
-    plain = resolve_interpolations(config, lambda key: find_origin(locations, key, job), job)
-    composed = attach_origins(replace_old_names(plain), locations, job)
+    plain = resolve_interpolations(
+        config, lambda key: find_origin(locations, key, job_file), job_file
+    )
+    composed = attach_origins(replace_old_names(plain), locations, job_file)
     composed.choices = {
         str(group): option
         for group, option in composition.choices.items()
@@ -157,8 +159,8 @@ def _set_run_name(composed: ComposedJob) -> ComposedJob:
     """Set `run.name` to the name of the job unless it is set, so that the resolved file keeps it."""
     run = composed.config.setdefault("run", {})
     if isinstance(run, dict) and run.get("name") is None:
-        run["name"] = paths.get_job_name(composed.job)
-        composed.origins.setdefault("run.name", Origin(composed.job))
+        run["name"] = paths.get_job_name(composed.job_file)
+        composed.origins.setdefault("run.name", Origin(composed.job_file))
     return composed
 
 
@@ -172,19 +174,19 @@ def resolve_base(composed: ComposedJob) -> None:
     model = composed.config.get("model")
     if not isinstance(model, dict) or BASE_KEY not in model:
         return
-    composed.base = str(model.pop(BASE_KEY))
+    composed.base_job = str(model.pop(BASE_KEY))
     origin = composed.origin(f"model.{BASE_KEY}")
     composed.drop_origins(f"model.{BASE_KEY}")
-    model["path"] = str(locate_base_run(compose_base(composed.base)) / "model")
+    model["path"] = str(locate_base_run(compose_base(composed.base_job)) / "model")
     composed.origins["model.path"] = origin
 
 
 def compose_base(name: str) -> ComposedJob:
     """Compose and validate the job that trains a base."""
-    from ftcli.config.validation import validate
+    from ftcli.config.validation import validate_and_convert
 
     composed = compose(name)
-    validate(composed)
+    validate_and_convert(composed)
     return composed
 
 
@@ -192,12 +194,12 @@ def locate_base_run(base: ComposedJob) -> Path:
     """Return the run directory of a base, which its configuration determines."""
     from ftcli.core.config_hash import config_hash
 
-    return base_cache_dir() / f"{get_job_name(base.job)}-{config_hash(base.config)}"
+    return base_cache_dir() / f"{get_job_name(base.job_file)}-{config_hash(base.config)}"
 
 
 def is_base_trained(composed: ComposedJob) -> bool:
     """Whether the base of a job is trained already, or the job needs none."""
-    return composed.base is None or Path(composed.config["model"]["path"]).is_dir()
+    return composed.base_job is None or Path(composed.config["model"]["path"]).is_dir()
 
 
 def substitute_base(composed: ComposedJob) -> dict[str, Any]:
@@ -207,18 +209,18 @@ def substitute_base(composed: ComposedJob) -> dict[str, Any]:
     those of the trained base, because `method=full` keeps them.
     """
     config: dict[str, Any] = composed.config
-    if composed.base is None or is_base_trained(composed):
+    if composed.base_job is None or is_base_trained(composed):
         return config
     model_keys = {key: value for key, value in config["model"].items() if key != "path"}
     return {
         **config,
-        "model": {**substitute_base(compose_base(composed.base))["model"], **model_keys},
+        "model": {**substitute_base(compose_base(composed.base_job))["model"], **model_keys},
     }
 
 
 def count_base_steps(composed: ComposedJob) -> int | None:
     """Number of steps that the base of a job is trained for, where its recipe gives one."""
-    if composed.base is None:
+    if composed.base_job is None:
         return None
-    steps = compose_base(composed.base).get("trainer.max_steps")
+    steps = compose_base(composed.base_job).get("trainer.max_steps")
     return steps if isinstance(steps, int) else None

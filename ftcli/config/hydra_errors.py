@@ -41,11 +41,11 @@ def find_absent_group(error: Exception, overrides: Sequence[Override]) -> Overri
 
 
 def explain_error(
-    error: Exception, job: Path, overrides: Sequence[Override], folders: Sequence[Path]
+    error: Exception, job_file: Path, overrides: Sequence[Override], folders: Sequence[Path]
 ) -> UserError:
     """Convert an error of composition to a UserError."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        return _explain_missing_config(error, error.missing_cfg_file, job, overrides, folders)
+        return _explain_missing_config(error, error.missing_cfg_file, job_file, overrides, folders)
     if isinstance(error, yaml.YAMLError):
         return make_syntax_error(error)
     left_open = _LEFT_OPEN.search(str(error))
@@ -53,18 +53,20 @@ def explain_error(
         group = left_open["group"]
         return UserError(
             f"{group} is left open (???).",
-            where=_locate_choice(error, job, group, folders),
+            where=_locate_choice(error, job_file, group, folders),
             fix=f"{group}=NAME, with a name of: ftcli ls {paths.pluralize_group(group)}",
         )
     cause = error.__cause__ if not str(error) and error.__cause__ else error
     text = _extract_sentence(str(cause))
-    return UserError(text, where=_find_culprit(text, job, overrides, folders), fix="ftcli show JOB")
+    return UserError(
+        text, where=_find_culprit(text, job_file, overrides, folders), fix="ftcli show JOB"
+    )
 
 
 def _explain_missing_config(
     error: MissingConfigException,
     name: str,
-    job: Path,
+    job_file: Path,
     overrides: Sequence[Override],
     folders: Sequence[Path],
 ) -> UserError:
@@ -74,14 +76,16 @@ def _explain_missing_config(
         names = [p.stem for folder in folders for p in folder.glob("*.yaml")]
         return UserError(
             f"'{option}' in the defaults list: no such file.{_format_closest(option, names)}",
-            where=_locate_choice(error, job, option, folders),
+            where=_locate_choice(error, job_file, option, folders),
             fix="ftcli ls jobs",
         )
     names = list(paths.list_options(group, list(folders)))
     if group.startswith("hydra/"):
         fix = f"install the plugin that brings it: pip install hydra-{option}-{group[6:]}"
         return UserError(
-            f"{group}={option}: no such {group}.", _locate_choice(error, job, group, folders), fix
+            f"{group}={option}: no such {group}.",
+            _locate_choice(error, job_file, group, folders),
+            fix,
         )
     top, _, rest = f"{group}/{option}".partition("/")
     typed = any(override.key == top for override in overrides)
@@ -94,7 +98,7 @@ def _explain_missing_config(
         fix = f"{top}={near[0]}; " + fix
     return UserError(
         f"{top}={rest}: no such {top}.{_format_closest(rest, names)}",
-        where="command line" if typed else _locate_choice(error, job, group, folders),
+        where="command line" if typed else _locate_choice(error, job_file, group, folders),
         fix=fix,
     )
 
@@ -109,32 +113,32 @@ def _format_closest(name: str, known: Sequence[str]) -> str:
     return f" Closest: {', '.join(nearest)}." if nearest else ""
 
 
-def _locate_choice(error: Exception, job: Path, group: str, folders: Sequence[Path]) -> str:
+def _locate_choice(error: Exception, job_file: Path, group: str, folders: Sequence[Path]) -> str:
     """Return file:line of the defaults list that selects a group; Hydra's message names the file."""
-    file = _find_parent(str(error), job, folders)
+    file = _find_parent(str(error), job_file, folders)
     line = find_default_line(file, group)
     return f"{paths.format_path(file)}:{line}" if line else paths.format_path(file)
 
 
-def _find_parent(text: str, job: Path, folders: Sequence[Path]) -> Path:
+def _find_parent(text: str, job_file: Path, folders: Sequence[Path]) -> Path:
     match = _PARENT.search(text)
     if match:
         for folder in folders:
             file = folder / f"{match['parent'].removesuffix('.yaml')}.yaml"
             if file.is_file():
                 return file
-    return job
+    return job_file
 
 
 def _find_culprit(
-    text: str, job: Path, overrides: Sequence[Override], folders: Sequence[Path]
+    text: str, job_file: Path, overrides: Sequence[Override], folders: Sequence[Path]
 ) -> str:
     typed = [override.text.partition("=")[0].lstrip("+~") for override in overrides]
     if any(override.text in text for override in overrides) or any(
         f"'{name}'" in text for name in typed
     ):
         return "command line"
-    return paths.format_path(_find_parent(text, job, folders))
+    return paths.format_path(_find_parent(text, job_file, folders))
 
 
 def _extract_sentence(text: str) -> str:
@@ -152,7 +156,7 @@ def _extract_sentence(text: str) -> str:
 
 
 def resolve_interpolations(
-    config: DictConfig, where: Callable[[str], str], job: Path
+    config: DictConfig, where: Callable[[str], str], job_file: Path
 ) -> dict[str, Any]:
     """Convert a configuration to plain values with its interpolations resolved; `???` stays.
 
@@ -168,7 +172,7 @@ def resolve_interpolations(
         problems = list(_find_broken(config, where))
         Problems.raise_if_any(problems)
         raise UserError(
-            _extract_sentence(str(error)), where=paths.format_path(job), fix=_INTERPOLATION
+            _extract_sentence(str(error)), where=paths.format_path(job_file), fix=_INTERPOLATION
         ) from error
     assert isinstance(plain, dict)
     return plain  # type: ignore[return-value]

@@ -40,10 +40,10 @@ JOB_SETTINGS_CLASS = "ftcli.config.job.JobSettings"
 #: Key -> values that it must have for this job or option; stays in the configuration, passed to no
 #: class. See `ftcli.config.checks`.
 REQUIRES = "requires"
-#: Promises of an option of a method (`ftcli.methods.base.Method`), which replace those of its class.
-PROMISES = "promises"
+#: Capabilities of an option of a method (`ftcli.methods.base.Method`), which replace those of its class.
+CAPABILITIES = "capabilities"
 #: Keys of an option that ftcli reads itself and passes to no class.
-KEYS_NOT_PASSED = (REQUIRES, PROMISES)
+KEYS_NOT_PASSED = (REQUIRES, CAPABILITIES)
 #: Keys of a recipe beside its job (`ftcli.config.recipe.Recipe`); not part of the configuration.
 RECIPE_KEYS = (
     "paper", "variant", "baselines", "claims", "scales", "scaled_variants", "seeds", "tune",
@@ -81,25 +81,25 @@ class ComposedJob:
     Attributes:
         config: plain nested dict, interpolations resolved; `???` stays until validation.
         origins: dotted key of every leaf (lists are leaves) -> its origin.
-        job: the YAML file that was composed.
+        job_file: the YAML file that was composed.
         overrides: overrides of the command line, as typed.
         choices: group -> option that was composed (`method` -> `lora`); empty for a resolved file.
         mapping_origins: dotted key of every mapping -> origin of the last file that opened it.
         overridden_groups: groups whose option replaces the choice of a job -> True if the command line
             replaced it, False if the job replaced the choice of the job it starts from.
         job_files: files that were merged as jobs: the job and those it starts from.
-        base: recipe of the base model that must be trained first (`model.from_recipe`).
+        base_job: recipe of the base model that must be trained first (`model.from_recipe`).
     """
 
     config: dict[str, Any]
     origins: dict[str, Origin]
-    job: Path
+    job_file: Path
     overrides: list[str] = field(default_factory=list)
     choices: dict[str, str] = field(default_factory=dict)
     mapping_origins: dict[str, Origin] = field(default_factory=dict)
     overridden_groups: dict[str, bool] = field(default_factory=dict)
     job_files: frozenset[Path] = frozenset()
-    base: str | None = None
+    base_job: str | None = None
 
     def origin(self, key: str) -> Origin:
         """Return the origin of a key; for a key that is not set, that of the nearest mapping around it."""
@@ -108,7 +108,7 @@ class ComposedJob:
             if origin:
                 return origin
             key = key.rpartition(".")[0]
-        return Origin(self.job)
+        return Origin(self.job_file)
 
     def where(self, key: str) -> str:
         """Return the origin of a key as text: `configs/my.yaml:14` or `command line`."""
@@ -211,14 +211,14 @@ def get_effective_value(composed: ComposedJob, key: str) -> Any:
     return parameter.default if parameter is not None and parameter.has_value else None
 
 
-def get_promise(composed: ComposedJob, group: str, name: str) -> Any:
-    """Return a promise that the option of a group or its class declares (`quantisable`); None without it."""
+def get_capability(composed: ComposedJob, group: str, name: str) -> Any:
+    """Return a capability that the option of a group or its class declares (`quantisable`); None without it."""
     node = composed.config.get(group)
     if not isinstance(node, Mapping) or not isinstance(node.get(TARGET), str):
         return None
-    promises = node.get(PROMISES) or {}
-    if name in promises:
-        return promises[name]
+    capabilities = node.get(CAPABILITIES) or {}
+    if name in capabilities:
+        return capabilities[name]
     try:
         return read_keys(node).class_signature.attributes.get(name)
     except NoSuchClass:

@@ -10,8 +10,8 @@ import tokenize
 from dataclasses import dataclass
 from typing import Any
 
-from ftcli.config import source
-from ftcli.config.source import Module, read_enum_values
+from ftcli.config import class_lookup
+from ftcli.config.class_lookup import Module, read_enum_values
 
 
 class _Missing:
@@ -49,10 +49,10 @@ def evaluate_default(expr: ast.expr, module: Module) -> Any:
     except (ValueError, TypeError):
         pass
     if isinstance(expr, ast.Attribute):
-        members = read_enum_values(source.resolve_expr(module, expr.value)) or {}
+        members = read_enum_values(class_lookup.resolve_expr(module, expr.value)) or {}
         if expr.attr in members:
             return members[expr.attr]
-    definition = source.resolve_expr(module, expr)
+    definition = class_lookup.resolve_expr(module, expr)
     if (
         definition
         and isinstance(definition.node, (ast.Assign, ast.AnnAssign))

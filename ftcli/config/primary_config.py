@@ -15,6 +15,7 @@ from omegaconf import ListConfig, OmegaConf
 from ftcli.config import paths
 from ftcli.config.job import COMMAND_LINE, ComposedJob, Origin, iter_leaves
 from ftcli.config.overrides import Override
+from ftcli.config.renamed import update_old_config
 from ftcli.config.yaml_locations import locate_keys, read_root_node, read_yaml, refuse_huge_file
 from ftcli.core.errors import UserError
 
@@ -30,7 +31,9 @@ class PrimaryConfig:
         self.node = read_yaml(path)
         self.has_defaults = self.node.get("defaults") is not None
         self.dropped_groups: set[str] = set()
-        if not self.has_defaults:
+        if not self.has_defaults:  # a resolved file, which an earlier version may have written
+            resolved: Any = OmegaConf.to_container(self.node)
+            self.node = OmegaConf.create(update_old_config(resolved))
             self.node["defaults"] = ["_self_"]
             return
         if not isinstance(self.node.defaults, ListConfig):
@@ -128,10 +131,10 @@ def find_origins(
     return origins
 
 
-def list_job_files(defaults: Iterable[Any], job: Path, folders: list[Path]) -> frozenset[Path]:
+def list_job_files(defaults: Iterable[Any], job_file: Path, folders: list[Path]) -> frozenset[Path]:
     """Return the file of the job and those of the jobs that it starts from: those merged into no group."""
     files = [_find_file(d.config_path, folders) for d in defaults if not d.package]
-    return frozenset([job, *(file for file in files if file)])
+    return frozenset([job_file, *(file for file in files if file)])
 
 
 def _set_origin(origins: dict[str, Origin], key: str, value: Any) -> None:
@@ -149,18 +152,20 @@ def _find_file(name: str, folders: list[Path]) -> Path | None:
     return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 
-def find_origin(origins: dict[str, Origin], key: str, job: Path) -> str:
+def find_origin(origins: dict[str, Origin], key: str, job_file: Path) -> str:
     """Return the origin of a key, or of the nearest mapping around it, as text."""
     while key and key not in origins:
         key = key.rpartition(".")[0]
-    return str(origins.get(key, Origin(job)))
+    return str(origins.get(key, Origin(job_file)))
 
 
-def attach_origins(plain: dict[str, Any], origins: dict[str, Origin], job: Path) -> ComposedJob:
+def attach_origins(
+    plain: dict[str, Any], origins: dict[str, Origin], job_file: Path
+) -> ComposedJob:
     """Make the composed job of a configuration, with the origins of its leaves and mappings."""
     keys = {key for key, _ in iter_leaves(plain)}
     mapping_origins = {key: origin for key, origin in origins.items() if key not in keys}
-    composed = ComposedJob(plain, {}, job, mapping_origins=mapping_origins)
+    composed = ComposedJob(plain, {}, job_file, mapping_origins=mapping_origins)
     items = {k.rpartition(".")[0] for k, o in origins.items() if o == COMMAND_LINE}
     for key, value in iter_leaves(plain):
         if isinstance(value, list) and key in items:  # `metrics.0=bleu`
@@ -170,7 +175,9 @@ def attach_origins(plain: dict[str, Any], origins: dict[str, Origin], job: Path)
     return composed
 
 
-def refuse_huge_defaults(job: Path, overrides: Sequence[Override], folders: Sequence[Path]) -> None:
+def refuse_huge_defaults(
+    job_file: Path, overrides: Sequence[Override], folders: Sequence[Path]
+) -> None:
     """Refuse huge files among those that the defaults lists and the command line name.
 
     Hydra reads them itself. Packaged files are not checked.
@@ -179,7 +186,7 @@ def refuse_huge_defaults(job: Path, overrides: Sequence[Override], folders: Sequ
         UserError: see `refuse_huge_file`.
     """
     ours = (paths.configs_dir().resolve(), paths.recipes_dir().resolve())
-    names = list(_iter_defaults(job, ""))
+    names = list(_iter_defaults(job_file, ""))
     names += [
         f"{override.key}/{option}"
         for override in overrides

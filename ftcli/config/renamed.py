@@ -53,12 +53,32 @@ MODULES = {
 
 #: Class of 0.1.0 -> its name now, where the module has stayed.
 CLASSES = {
+    "ftcli.models.causal_lm.CausalLM": "ftcli.models.causal_lm.CausalLMSource",
+    "ftcli.models.classifier.Classifier": "ftcli.models.classifier.ClassifierSource",
+    "ftcli.models.ldm.Ldm": "ftcli.models.ldm.LdmSource",
     "ftcli.objectives.causal_lm.CausalLM": "ftcli.objectives.causal_lm.NextTokenPrediction",
+    "ftcli.papers.longlora.model.ShortGroupsLM": "ftcli.papers.longlora.model.ShortGroupsSource",
 }
+
+DATA_KEYS = {
+    "mask": "train_on", "on_lost": "on_dropped_content", "total": "rows_per_epoch",
+}  # fmt: skip
+#: Class -> the keys of its nodes in 0.1.0 that have changed -> their names now.
+KEYS = {
+    "ftcli.data.dataset.Data": DATA_KEYS,
+    "ftcli.papers.longlora.data.JoinedText": DATA_KEYS,
+}
+#: Keys of every node with `_target_` in 0.1.0 that have changed -> their names now.
+NODE_KEYS = {"promises": "capabilities"}
+
+
+def update_old_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Replace the old names of classes and keys in the resolved configuration of a run, at any depth."""
+    return dict(_replace_old_keys(replace_old_names(config)))
 
 
 def replace_old_names(value: Any) -> Any:
-    """Replace the old names of classes in a resolved configuration, at any depth."""
+    """Replace the old names of classes in a configuration, at any depth."""
     if isinstance(value, dict):
         return {key: replace_old_names(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -69,3 +89,12 @@ def replace_old_names(value: Any) -> Any:
         return CLASSES[value]
     module, _, name = value.rpartition(".")
     return f"{MODULES[module]}.{name}" if module in MODULES else value
+
+
+def _replace_old_keys(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_replace_old_keys(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    keys = KEYS.get(str(value["_target_"]), {}) | NODE_KEYS if "_target_" in value else {}
+    return {keys.get(key, key): _replace_old_keys(item) for key, item in value.items()}

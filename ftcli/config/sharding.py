@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ftcli.config.job import TARGET, ComposedJob, get_effective_value, get_promise
+from ftcli.config.job import TARGET, ComposedJob, get_capability, get_effective_value
 from ftcli.core.errors import UserError
 
 #: Optimizers that update every entry of a tensor by itself, and were compared with one process.
@@ -32,7 +32,7 @@ def _find_obstacles(job: ComposedJob) -> Iterator[tuple[str, str]]:
             "model.quantization=none method=lora",
         )
     for group, instead in (("method", "method=lora"), ("objective", "objective=causal_lm")):
-        if group in job.config and get_promise(job, group, "shardable") is not True:
+        if group in job.config and get_capability(job, group, "shardable") is not True:
             reads = "reads or replaces whole weights, or was not compared with one process"
             yield f"{job.format_choice(group)}, which {reads}", instead
     kind = get_effective_value(job, "optimizer.optimizer_class")

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
-from ftcli.config import source
+from ftcli.config import class_lookup
 from ftcli.config.annotations import evaluate_annotation, find_dataclass, is_class_path
+from ftcli.config.class_lookup import Definition, is_dataclass
 from ftcli.config.parameter_docs import (
     REQUIRED,
     ComputedDefault,
@@ -25,7 +26,6 @@ from ftcli.config.parameter_docs import (
     read_field_comment,
     read_metadata_help,
 )
-from ftcli.config.source import Definition, is_dataclass
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def read_signature(target: str) -> Signature:
     Raises:
         NoSuchClass: there is no such package, module or class.
     """
-    definition = source.find_definition(target)
+    definition = class_lookup.find_definition(target)
     if definition is None or not isinstance(definition.node, (ast.ClassDef, ast.FunctionDef)):
         raise _make_missing_error(target)
     if isinstance(definition.node, ast.FunctionDef):
@@ -126,15 +126,15 @@ def read_signature(target: str) -> Signature:
 
 def _make_missing_error(target: str) -> NoSuchClass:
     top = target.split(".")[0]
-    if not source.is_installed(top):
+    if not class_lookup.is_installed(top):
         return NoSuchClass(target, [], missing_package=top)
     owner, _, name = target.rpartition(".")
-    while owner and source.find_definition(owner) is None:
+    while owner and class_lookup.find_definition(owner) is None:
         owner, _, name = owner.rpartition(".")
-    module = source.find_definition(owner) if owner else None
+    module = class_lookup.find_definition(owner) if owner else None
     names: list[str] = []
     if module and module.node is None:
-        names = source.list_public_names(module.module)
+        names = class_lookup.list_public_names(module.module)
         if module.module.file.name == "__init__.py":
             names += [p.stem for p in module.module.file.parent.iterdir() if p.stem[0] not in "_."]
     near = difflib.get_close_matches(name, sorted(set(names)), 3, 0.5)
@@ -142,7 +142,7 @@ def _make_missing_error(target: str) -> NoSuchClass:
 
 
 def _read_constructor(definition: Definition) -> tuple[dict[str, Parameter], bool]:
-    """Return the parameters of a class, from its `__init__`, its fields or its bases; and whether it is open."""
+    """Return the parameters of a class, from its `__init__`, fields or bases, and whether it accepts further keys (`**options`)."""
     node = definition.node
     assert isinstance(node, ast.ClassDef)
     for item in node.body:
@@ -158,7 +158,8 @@ def _read_constructor(definition: Definition) -> tuple[dict[str, Parameter], boo
 
 def _find_bases(definition: Definition) -> list[Definition]:
     bases = [
-        source.resolve_expr(definition.module, b) for b in getattr(definition.node, "bases", [])
+        class_lookup.resolve_expr(definition.module, b)
+        for b in getattr(definition.node, "bases", [])
     ]
     return [b for b in bases if b is not None and b.node is not definition.node]
 

@@ -1,6 +1,6 @@
 """Errors for unknown keys and classes, with the known name that was most likely meant.
 
-Names that other programs use are known too: `learning_rate` is `optimizer.lr`.
+Names of other programs and of earlier versions are known too: `learning_rate` is `optimizer.lr`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ftcli.config.signature import NoSuchClass, Parameter
 from ftcli.config.yaml_locations import read_option
 from ftcli.core.errors import UserError
 
-#: Name of a key in other programs -> its name here, without the group; with it where several groups have
-#: a key of that name (`data.path`).
+#: Name of a key in other programs or earlier versions -> its name here, without the group; with it where
+#: several groups have a key of that name (`data.path`).
 OTHER_NAMES = {
     "rank": "r", "lora_rank": "r", "lora_r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout",
     "lora_target_modules": "target_modules", "targets": "target_modules", "lora_target": "target_modules",
@@ -35,7 +35,8 @@ OTHER_NAMES = {
     "cutoff_len": "max_length", "dataset": "data.path", "model_name_or_path": "model.path",
     "base_model": "model.path", "load_in_4bit": "quantization", "quant": "quantization",
     "torch_dtype": "dtype", "attn_implementation": "attention", "warmup": "warmup_ratio",
-    "train_on_inputs": "mask", "sample_packing": "packing", "out_dir": "run.dir", "output_dir": "run.dir",
+    "train_on_inputs": "train_on", "mask": "train_on", "on_lost": "on_dropped_content",
+    "total": "rows_per_epoch", "sample_packing": "packing", "out_dir": "run.dir", "output_dir": "run.dir",
     "lr_scheduler_type": "scheduler", "lr_scheduler": "scheduler", "optim": "optimizer", "adapter": "method",
 }  # fmt: skip
 

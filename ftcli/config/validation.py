@@ -22,7 +22,7 @@ log = logging.getLogger("ftcli.config")
 USUAL_JOB = "qlora_llama"  # the packaged job whose choices are proposed
 
 
-def validate(composed: ComposedJob, trust: Iterable[str] = ()) -> None:
+def validate_and_convert(composed: ComposedJob, trust: Iterable[str] = ()) -> None:
     """Check every node of a job, and convert its values to the types of their keys, in place.
 
     Args:
@@ -47,7 +47,7 @@ def _find_recipe_problems(composed: ComposedJob) -> list[UserError]:
         return []
     from ftcli.config.recipe_reading import find_recipe_problems
 
-    return find_recipe_problems(composed.job)
+    return find_recipe_problems(composed.job_file)
 
 
 class _Checker:
@@ -74,7 +74,9 @@ class _Checker:
         if missing == list(job.OBJECT_GROUPS):
             what = f"it has no {', '.join(missing[:-1])} and {missing[-1]}."
             fix = f"start from a job: write `defaults: [{USUAL_JOB}, _self_]` there"
-            self.problems.append(UserError(what, f"{paths.format_path(self.composed.job)}:1", fix))
+            self.problems.append(
+                UserError(what, f"{paths.format_path(self.composed.job_file)}:1", fix)
+            )
         else:
             self.problems += [self._make_absent_error(group) for group in missing]
 
@@ -93,7 +95,7 @@ class _Checker:
         option = read_choices(paths.configs_dir() / f"{USUAL_JOB}.yaml").get(group, "NAME")
         return UserError(
             f"no {group} is chosen.",
-            where=paths.format_path(self.composed.job),
+            where=paths.format_path(self.composed.job_file),
             fix=f"{group}={option}, or `- {group}: {option}` in its defaults "
             f"(choices: ftcli ls {paths.pluralize_group(group)})",
         )
@@ -137,7 +139,7 @@ class _Checker:
             return
         if not self._check_definition(target, classpath.COMPONENTS, f"{key}.{TARGET}"):
             return
-        self._check_requires_and_promises(node, key)
+        self._check_requires_and_capabilities(node, key)
         self._nodes[key] = keys
         if keys.library and not self._check_library(keys, key):
             return
@@ -145,8 +147,8 @@ class _Checker:
             node, key, keys.parameters, keys.accepts_more, {TARGET, *job.KEYS_NOT_PASSED}
         )
 
-    def _check_requires_and_promises(self, node: Mapping[str, Any], key: str) -> None:
-        """Check that `requires` and `promises`, which no class reads, are mappings."""
+    def _check_requires_and_capabilities(self, node: Mapping[str, Any], key: str) -> None:
+        """Check that `requires` and `capabilities`, which no class reads, are mappings."""
         for name in job.KEYS_NOT_PASSED:
             if not isinstance(node.get(name) or {}, Mapping):
                 what = f"{key}.{name}={node[name]!r}: expected keys and values."
@@ -255,7 +257,7 @@ class _Checker:
         by_command_line = self.composed.overridden_groups.get(group)
         if by_command_line is None or origin.file not in self.composed.job_files:
             return False
-        if not by_command_line and origin.file == self.composed.job:
+        if not by_command_line and origin.file == self.composed.job_file:
             return False
         log.warning(
             "%s: %s is left out, %s has no such key",
@@ -274,7 +276,7 @@ class _Checker:
 def _list_nested(value: Any, key: str, parameter: Parameter) -> list[tuple[str, dict[str, Any]]]:
     """Return the mappings that have the keys of a dataclass, with their places.
 
-    Such a value is one mapping (`EvaConfig`), a list of them (`list[MixedSource]`), or named ones
+    Such a value is one mapping (`EvaConfig`), a list of them (`list[TrainingSource]`), or named ones
     (`dict[str, EvalSet]`). Empty where no dataclass is wanted, or the value is not of its shape.
     """
     if isinstance(value, dict) and parameter.nested and parameter.nested_in is None:

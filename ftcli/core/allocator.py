@@ -42,7 +42,7 @@ def first_line(error: BaseException) -> str:
 
 def describe_shape(batch: dict[str, Any]) -> str:
     """Return the shape of a micro-batch in words, padding counted: `16 rows x 812 tokens`."""
-    rows, ids = len(batch["rows"]), batch.get("input_ids")
+    rows, ids = len(batch["indices"]), batch.get("input_ids")
     if ids is None:
         return f"{rows} rows"
     if "lengths" in batch:

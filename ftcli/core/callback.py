@@ -24,7 +24,7 @@ class State:
     epoch: int = 0  # passes over the data finished
     batch: int = 0  # micro-batches of this epoch already trained on
     tokens: int = 0  # tokens seen, padding not counted
-    supervised: int = 0  # tokens that had a label
+    supervised: int = 0  # tokens that had a label, of all ranks like `tokens`
     best: float | None = None  # lowest validation loss so far
     ended_early: str | None = None  # why a callback made this step the last one
 
@@ -46,7 +46,7 @@ class Callback:
     def check_model(self, model: nn.Module) -> None:
         """Refuse a prepared model that the callback cannot train; the model may be on the meta device.
 
-        `ftcli check` calls this method before a run. An override is also called from its own `setup`.
+        `ftcli check` calls this method before a run. A callback that overrides it must also call it in its own `setup`.
 
         Raises:
             UserError: what the model lacks.
@@ -65,7 +65,7 @@ class Callback:
         """React to a step: runs after the optimizer has updated the weights and the counters have advanced."""
 
     def on_log(self, state: State, metrics: Mapping[str, Any]) -> None:
-        """Receive the figures of a line of metrics.jsonl."""
+        """Receive the metrics of a line of metrics.jsonl."""
 
     def on_evaluate(self, state: State, metrics: Mapping[str, Any]) -> None:
         """Receive the scores of an evaluation; their names start with `eval.`."""
@@ -73,14 +73,14 @@ class Callback:
     def on_train_end(self, state: State) -> None:
         """Clean up: runs after the last step, or after a request to stop."""
 
-    def should_end(self) -> str | None:
-        """Return why the present step should be the last one; asked after evaluations and on a resume."""
+    def get_stop_reason(self) -> str | None:
+        """Return why training should end after the present step, or None; asked after evaluations and on a resume."""
         return None
 
-    def eval_mode(self) -> None:
+    def swap_in_eval_weights(self) -> None:
         """Switch the model to the weights that are evaluated and saved, if training uses others (EMA)."""
 
-    def train_mode(self) -> None:
+    def restore_training_weights(self) -> None:
         """Switch the model back to the weights in training, restored bit for bit."""
 
     def count_state(self, trained: Iterable[tuple[str, tuple[int, ...], torch.dtype]]) -> StateSize:

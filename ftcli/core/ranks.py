@@ -58,8 +58,8 @@ def distribute_model(
     return model  # type: ignore[no-any-return]
 
 
-def accumulate_gradients(model: Any, accelerator: Accelerator) -> AbstractContextManager[None]:
-    """Return a context whose backward passes leave gradients in this rank, not yet averaged."""
+def no_gradient_sync(model: Any, accelerator: Accelerator) -> AbstractContextManager[None]:
+    """Return a context in which backward passes add to this rank's gradients without averaging them over ranks."""
     if accelerator.num_processes == 1:
         return nullcontext()
     return _unsynchronised(_base(model)) if is_sharded(model) else accelerator.no_sync(model)
@@ -91,16 +91,16 @@ def _base(model: Any) -> Any:
     return unwrap() if callable(unwrap) else model
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor with all its parts; must be called on all ranks, since they exchange them."""
+def gather_full_tensor(tensor: Tensor) -> Tensor:
+    """Return the full tensor of a sharded one; must be called on all ranks, since they exchange their shards."""
     gather = getattr(tensor, "full_tensor", None)
     return tensor if gather is None else gather()
 
 
-def own_part(tensor: Tensor) -> Tensor:
-    """Return the part of a tensor that lies in this rank: all of it, unless it is sharded."""
-    part = getattr(tensor, "to_local", None)
-    return tensor if part is None else part()
+def get_local_shard(tensor: Tensor) -> Tensor:
+    """Return the shard of a tensor that this rank holds: all of it, unless it is sharded."""
+    to_local = getattr(tensor, "to_local", None)
+    return tensor if to_local is None else to_local()
 
 
 def broadcast_from_main(accelerator: Accelerator, value: Any) -> Any:
@@ -131,7 +131,9 @@ def gather_objects(accelerator: Accelerator, value: Any) -> list[Any]:
 
 
 def largest_over_ranks(model: Any, count: int) -> int:
-    """Return how often all ranks must call a model of which each needs `count` calls: sharded, all call it together."""
+    """Return the number of forward passes that this rank must make: the largest `count` of any rank where the
+    model is sharded, because its ranks compute together; otherwise its own `count`.
+    """
     if not is_sharded(model):
         return count
     import torch.distributed as dist

@@ -81,7 +81,7 @@ class RunDir:
         return sum(row.get("event") == STARTED for file in files for row in _read_rows(file))
 
     @contextmanager
-    def removed_unless_started(self) -> Iterator[None]:
+    def removed_on_user_error(self) -> Iterator[None]:
         """Remove the new folder if the block raises a mistake of the user before the first step."""
         try:
             yield

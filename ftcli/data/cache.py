@@ -29,7 +29,7 @@ MANIFEST, META, DONE = "manifest.json", "meta.json", "DONE"
 
 
 def token_folder(cache_dir: str | None = None) -> Path:
-    """Return the folder of the token arrays: `cache_dir`, else $FTCLI_CACHE/tokens, else ~/.cache/ftcli."""
+    """Return the folder of the token arrays: `cache_dir`, $FTCLI_CACHE/tokens or ~/.cache/ftcli/tokens."""
     if cache_dir:
         return Path(cache_dir).expanduser()
     return cache_folder("tokens")
@@ -71,7 +71,7 @@ def is_complete(done: Path) -> bool:
     """Whether a folder was finished and its files still have the sizes that they were given."""
     try:
         meta = json.loads((done / META).read_text(encoding="utf-8"))
-        items = {"ids": meta["tokens"], "learned": meta["tokens"]}
+        items = {"ids": meta["tokens"], "loss_mask": meta["tokens"]}
         items |= dict.fromkeys(("offsets", "origin_offsets"), meta["documents"] + 1)
         sizes = {name: (done / f"{name}.bin").stat().st_size for name in ARRAYS}
         with open(done / "origin_offsets.bin", "rb") as file:
@@ -107,19 +107,19 @@ class Writer:
     def append(self, document: Document, origin: str) -> None:
         """Append a document and its origin."""
         ids = np.ascontiguousarray(document.ids, dtype=np.int32).tobytes()
-        learned = np.ascontiguousarray(document.learned, dtype=np.uint8).tobytes()
+        loss_mask = np.ascontiguousarray(document.loss_mask, dtype=np.uint8).tobytes()
         place = origin.encode("utf-8", "surrogateescape")
         self.tokens += len(document.ids)
         self.origin_bytes += len(place)
         self.documents += 1
         self._files["ids"].write(ids)
-        self._files["learned"].write(learned)
+        self._files["loss_mask"].write(loss_mask)
         self._files["origins"].write(place)
         self._files["offsets"].write(self.tokens.to_bytes(8, sys.byteorder))
         self._files["origin_offsets"].write(self.origin_bytes.to_bytes(8, sys.byteorder))
         digest = hashlib.blake2b(self.chain, digest_size=16)
         digest.update(ids)
-        digest.update(learned)
+        digest.update(loss_mask)
         self.chain = digest.digest()
 
     def commit(self, state: dict[str, Any]) -> None:

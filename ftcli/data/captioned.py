@@ -13,7 +13,7 @@ from ftcli.data.loader import Loader
 from ftcli.data.media.captions import COLUMNS, CaptionLoader, Captions
 from ftcli.data.media.hub import read_encoded_images
 from ftcli.data.media.pictures import draw_grid
-from ftcli.data.rows import Item, Row
+from ftcli.data.rows import RawRow, RowOrError
 from ftcli.data.sources import Source, find_source, is_path
 from ftcli.data.sources.hub import Hub
 from ftcli.data.split import find_threshold, hash_prompt
@@ -166,7 +166,7 @@ class Captioned:
             },
         }
 
-    def _select_rows(self, split: str) -> Iterator[Item]:
+    def _select_rows(self, split: str) -> Iterator[RowOrError]:
         """Read the rows of a split; which rows are held out is decided by their captions."""
         place = getattr(self, split, None) if split != "train" else None
         shared = isinstance(self.validation, float | int)
@@ -184,11 +184,11 @@ class Captioned:
             if isinstance(item, UserError) or (hash_prompt(key) < below) == (split != "train"):
                 yield item
 
-    def _caption(self, row: Row) -> str:
+    def _caption(self, row: RawRow) -> str:
         column = self.names["text"]
         return str(row.values.get(column, "")) if column else ""
 
-    def _read_rows(self, split: str) -> Iterator[Item]:
+    def _read_rows(self, split: str) -> Iterator[RowOrError]:
         """Read all rows of a split's source; images of a hub data set stay encoded until a batch needs them."""
         source = self._source(split)
         if isinstance(source, Hub):
@@ -209,7 +209,7 @@ class Captioned:
         return self._source("train").open_split(str(place))
 
 
-def _missing_value_error(item: Row, key: str, column: str) -> UserError:
+def _missing_value_error(item: RawRow, key: str, column: str) -> UserError:
     has: Mapping[str, Any] = item.values
     return UserError(
         f"a row has no {key} in '{column}'; it has {', '.join(map(str, has))}.",

@@ -13,7 +13,7 @@ from ftcli.data import formats
 from ftcli.data.conversation.learning import parse_flag
 from ftcli.data.format_matching import FormatMatcher
 from ftcli.data.formats import LABEL, REFERENCES, default_columns
-from ftcli.data.rows import UnusableRow, as_text, list_names, shorten
+from ftcli.data.rows import RowError, as_text, list_names, shorten
 
 #: Fields by which a row becomes a conversation.
 SURROUNDINGS = ("system", "history", "tools")
@@ -54,15 +54,15 @@ class Columns:
         ] = {}  # names of columns -> columns
         rows = [first, *others]
         matcher = FormatMatcher(first, where, origin)
-        self.name = _detect_format(self.mapping, first, matcher) if name == "auto" else name
-        self.format = formats.load_format(self.name)
-        self._fields = [*self.format.FIELDS, REFERENCES]
-        self._required = formats.required_fields(self.format)
-        self._answer = _find_answer_field(self.format)
-        self._surroundings = [f for f in SURROUNDINGS if f in self.format.FIELDS]
-        _check_fields(self.mapping, self.name, self.format, matcher.key)
+        self.format_name = _detect_format(self.mapping, first, matcher) if name == "auto" else name
+        self.format_module = formats.load_format(self.format_name)
+        self._fields = [*self.format_module.FIELDS, REFERENCES]
+        self._required = formats.required_fields(self.format_module)
+        self._answer = _find_answer_field(self.format_module)
+        self._surroundings = [f for f in SURROUNDINGS if f in self.format_module.FIELDS]
+        _check_fields(self.mapping, self.format_name, self.format_module, matcher.key)
         if missing := self.list_missing(first):
-            raise matcher.make_missing_columns_error(self.name, missing)
+            raise matcher.make_missing_columns_error(self.format_name, missing)
         if where.endswith(".path"):  # other splits may have fewer columns
             self._refuse_absent(rows, matcher)
         self.as_conversations = any(self._has_surroundings(row) for row in rows)
@@ -87,7 +87,8 @@ class Columns:
             return column if column is not None and column in row else None
         taken = self.mapping.values()
         return next(
-            (c for c in default_columns(self.format, field) if c in row and c not in taken), None
+            (c for c in default_columns(self.format_module, field) if c in row and c not in taken),
+            None,
         )
 
     def list_used(self, row: Mapping[str, Any]) -> set[str]:
@@ -106,15 +107,13 @@ class Columns:
         """Build the canonical example of a row, with its references.
 
         Raises:
-            UnusableRow: the row lacks a column, holds the wrong kind of value, or says that its answer is
+            RowError: the row lacks a column, holds the wrong kind of value, or says that its answer is
                 a bad one.
         """
         missing = self.list_missing(row)
         if missing:
             wanted = ", ".join(f"'{self.mapping.get(field, field)}'" for field in missing)
-            raise UnusableRow(
-                f"has no column {wanted}; its columns are {list_names(row) or 'none'}."
-            )
+            raise RowError(f"has no column {wanted}; its columns are {list_names(row) or 'none'}.")
         named = self._find_columns(row)
         fields = {field: row[column] for field, column in named.items() if column}
         label = fields.pop(LABEL, None)
@@ -130,7 +129,7 @@ class Columns:
         answer = self._answer
         if answer and answer not in fields and references:
             fields[answer] = references[0]
-        example = self.format.example(fields)
+        example = self.format_module.example(fields)
         _refuse_hidden(example)
         example[REFERENCES] = references or _take_answer(example)
         return example
@@ -138,7 +137,7 @@ class Columns:
     def _refuse_absent(self, rows: Sequence[Mapping[str, Any]], matcher: FormatMatcher) -> None:
         """Raise a UserError for a column that is mapped to an optional field and that no row has."""
         for field, column in self.mapping.items():
-            optional = self.format.FIELDS.get(field) is False
+            optional = self.format_module.FIELDS.get(field) is False
             if optional and column is not None and not any(column in row for row in rows):
                 raise matcher.absent_column_error(field, column)
 
@@ -158,21 +157,21 @@ def _has_content(value: Any) -> bool:
 def _refuse_bad_answer(label: Any, column: str | None) -> None:
     good = None if label is None else parse_flag(label)
     if good is False:
-        raise UnusableRow(
+        raise RowError(
             f"has '{column}': {json.dumps(label)}: a bad answer, not to be learned.", "not to learn"
         )
     if label is not None and good is None:
-        raise UnusableRow(
+        raise RowError(
             f"'{column}' is {shorten(label)}; it says whether the answer is a good one: true or false. "
             "data.columns.label=null leaves the column out."
         )
 
 
 def _refuse_hidden(example: Mapping[str, Any]) -> None:
-    """Raise UnusableRow for a conversation whose answers are all marked as not to be learned."""
+    """Raise RowError for a conversation whose answers are all marked as not to be learned."""
     answers = [m for m in example.get("messages", ()) if m["role"] == "assistant"]
     if answers and not any(m.get("learn", True) for m in answers):
-        raise UnusableRow("has only answers that are marked as not to be learned.", "not to learn")
+        raise RowError("has only answers that are marked as not to be learned.", "not to learn")
 
 
 def _find_answer_field(module: ModuleType) -> str | None:
@@ -187,7 +186,7 @@ def _parse_references(value: Any) -> list[str]:
         return [value]
     if isinstance(value, list) and all(isinstance(v, str | int | float) for v in value):
         return [as_text(v, REFERENCES, empty=True) for v in value]
-    raise UnusableRow(f"'{REFERENCES}' is neither text nor a list of texts.")
+    raise RowError(f"'{REFERENCES}' is neither text nor a list of texts.")
 
 
 def _take_answer(example: dict[str, Any]) -> list[str]:

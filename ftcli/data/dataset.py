@@ -15,14 +15,14 @@ from ftcli.data import cache, dataset_errors
 from ftcli.data.inspection import UnusedColumns
 from ftcli.data.loader import Loader
 from ftcli.data.mixture import Mixture
-from ftcli.data.preparation import Preparation, Progress, Work, count_entries
+from ftcli.data.preparation import Preparation, PreparationTask, Progress, count_entries
 from ftcli.data.render import DATE, Renderer, RenderSettings
-from ftcli.data.rows import BadRow, UnusableRow
+from ftcli.data.rows import LocatedRowError, RowError
 from ftcli.data.source_report import describe_sources, plan_shares
-from ftcli.data.source_settings import EvalSet, MixedSource, read_settings, read_sources
-from ftcli.data.split import Entry, Split, Splits
+from ftcli.data.source_settings import EvalSet, TrainingSource, read_settings, read_sources
+from ftcli.data.split import Split, SplitEntry, Splits
 from ftcli.data.statistics import compute_statistics, format_counts, list_warnings
-from ftcli.data.tokens import Document, Tokens
+from ftcli.data.tokens import Document, TokenizedSplit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,7 +43,7 @@ class Prompt(NamedTuple):
 class Data:
     """Rows of one source or of several, rendered for a tokenizer and given in batches.
 
-    `parts` are the settings of the sources: one with `path`, else those of `sources`.
+    `source_settings` are those of the sources: one with `path`, else those of `sources`.
     """
 
     path: str | None = None  # asset:e2e, a file, folder or glob, or a hub id
@@ -56,29 +56,35 @@ class Data:
     )  # field of the format -> column; null leaves the field out
     validation: float | str | None = None  # share held out by prompt, or a path or split
     test: str | None = None  # path or split that is evaluated at the end
-    sources: list[MixedSource] | None = None  # several sources, mixed by weight, in place of path
-    total: int | None = None  # rows of an epoch; null: as many as all sources have
-    eval_sets: dict[str, EvalSet] = field(default_factory=dict)  # name -> rows for evaluation alone
-    max_length: int = 1024  # tokens a document, and a bin of packing=bins
-    overlong: Literal["truncate", "drop", "error"] = "truncate"  # documents above max_length
-    packing: Literal["auto", "flat", "bins", "none"] = (
-        "auto"  # end to end, in full bins, or padded; auto: flat where that is measured to be right
+    sources: list[TrainingSource] | None = (
+        None  # several sources, mixed by weight, in place of path
     )
-    mask: Literal["assistant", "all"] = "assistant"  # which tokens are learned
+    rows_per_epoch: int | None = None  # null: as many as all sources have
+    eval_sets: dict[str, EvalSet] = field(default_factory=dict)  # name -> rows for evaluation alone
+    max_length: int = 1024  # tokens per document, and per bin with packing=bins
+    overlong: Literal["truncate", "drop", "error"] = (
+        "truncate"  # what to do with documents above max_length
+    )
+    #: flat: documents concatenated; bins: packed to max_length; none: padded; auto: flat if the model's
+    #: losses match those of separate rows
+    packing: Literal["auto", "flat", "bins", "none"] = "auto"
+    train_on: Literal["assistant", "all"] = "assistant"  # which tokens contribute to the loss
     template: Literal["plain", "chat"] = "plain"  # how prompt and instruction rows are written
-    prompt_template: str | None = None  # plain rows: "{prompt}\n" when left out
+    prompt_template: str | None = None  # how plain rows write the prompt; null: "{prompt}\n"
     system: str | None = None  # system message for conversations that have none
     date: str = DATE  # printed by chat templates as today's date
     template_options: dict[str, Any] = field(default_factory=dict)  # variables of the chat template
-    on_lost: Literal["refuse", "warn"] = "refuse"  # a chat template that drops content of rows
+    on_dropped_content: Literal["refuse", "warn"] = (
+        "refuse"  # what to do if the chat template omits content of a row
+    )
     pairs: bool = False  # preference rows give both answers, for objectives that compare them
-    on_error: Literal["stop", "skip"] = "stop"  # rows that cannot be used
+    on_error: Literal["stop", "skip"] = "stop"  # what to do with a row that cannot be used
     limit: int | None = None  # read only the first rows of each training source
     text_unit: Literal["file", "paragraph", "line"] = "file"  # one row of a text file
     cache_dir: str | None = None  # folder of the token cache; ~/.cache/ftcli/tokens when left out
 
     def __post_init__(self) -> None:
-        self.parts = read_sources(self)
+        self.source_settings = read_sources(self)
         self.eval_sets = {
             name: read_settings(EvalSet, value, f"data.eval_sets.{name}")
             for name, value in self.eval_sets.items()
@@ -86,7 +92,7 @@ class Data:
         Problems.raise_if_any(list(dataset_errors.find_contradictions(self)))
         self._rendering = RenderSettings(
             self.max_length,
-            self.mask,
+            self.train_on,
             self.template,
             self.prompt_template,
             self.system,
@@ -94,16 +100,16 @@ class Data:
             self.date,
             self.template_options,
         )
-        self.reading = "plain"
+        self.document_isolation = "attention"
         self._folders: dict[str, Path] = {}  # by the key of their content
-        self._prepared: dict[tuple[Path, ...], Tokens] = {}
+        self._prepared: dict[tuple[Path, ...], TokenizedSplit] = {}
         self._splits = Splits(self)
 
-    def use_row_format(
-        self, packing: Literal["flat", "bins", "none"], reading: str = "plain"
+    def use_batch_layout(
+        self, packing: Literal["flat", "bins", "none"], document_isolation: str = "attention"
     ) -> None:
-        """Make batches in the row format that `ftcli.models.row_format_check` measured for the model."""
-        self.packing, self.reading = packing, reading
+        """Make batches in the layout that `ftcli.models.batch_layout_check` selected for the model."""
+        self.packing, self.document_isolation = packing, document_isolation
 
     def examples(self, split: str = "train") -> Iterator[dict[str, Any]]:
         """Yield the canonical examples of a split, each with `references`, `row` and `origin`.
@@ -112,21 +118,23 @@ class Data:
             UserError: a row cannot be used and `on_error` is stop.
         """
         for entry in self._entries(split):
-            if isinstance(entry, BadRow):
+            if isinstance(entry, LocatedRowError):
                 if self.on_error == "stop" and not entry.intended:
                     raise entry
             elif entry is not None:
                 yield entry
 
-    def _entries(self, split: str) -> Iterator[Entry]:
-        return chain.from_iterable(part.entries() for part in self._splits.open(split))
+    def _entries(self, split: str) -> Iterator[SplitEntry]:
+        return chain.from_iterable(
+            source_split.entries() for source_split in self._splits.open(split)
+        )
 
     def prepare(
         self,
         split: str,
         tokenizer: PreTrainedTokenizerBase,
         progress: Progress | None = None,
-    ) -> Tokens:
+    ) -> TokenizedSplit:
         """Return the tokens of a split from the cache; tokenise what of it is not cached.
 
         Args:
@@ -137,62 +145,71 @@ class Data:
         Raises:
             UserError: there is no such split, a row cannot be used, or nothing would be learned.
         """
-        parts = self._splits.open(split)
-        folders = tuple(self._prepare_source(split, part, tokenizer, progress) for part in parts)
-        tokens = self._prepared.get(folders)
-        if tokens is None:
-            tokens = Tokens(*folders, mixture=self._mixture(split, parts))
-            self._prepared[folders] = tokens
-            for part, meta in zip(parts, tokens.metas, strict=True):
-                self._report_rows(split, part, meta)
-        empty = [n for n, size in enumerate(tokens.sizes) if not size]
-        if empty and (split == "train" or not len(tokens)):
+        source_splits = self._splits.open(split)
+        folders = tuple(
+            self._prepare_source(split, source_split, tokenizer, progress)
+            for source_split in source_splits
+        )
+        tokenized = self._prepared.get(folders)
+        if tokenized is None:
+            tokenized = TokenizedSplit(*folders, mixture=self._mixture(split, source_splits))
+            self._prepared[folders] = tokenized
+            for source_split, meta in zip(source_splits, tokenized.metas, strict=True):
+                self._report_rows(split, source_split, meta)
+        empty = [n for n, size in enumerate(tokenized.sizes) if not size]
+        if empty and (split == "train" or not len(tokenized)):
             place = (
-                parts[empty[0]].source.place.partition("\n")[0] if len(parts) > 1 else self.title
+                source_splits[empty[0]].source.place.partition("\n")[0]
+                if len(source_splits) > 1
+                else self.title
             )
-            raise dataset_errors.make_empty_split_error(split, place, tokens.metas[empty[0]])
-        return tokens
+            raise dataset_errors.make_empty_split_error(split, place, tokenized.metas[empty[0]])
+        return tokenized
 
     def _prepare_source(
         self,
         split: str,
-        part: Split,
+        source_split: Split,
         tokenizer: PreTrainedTokenizerBase,
         progress: Progress | None,
     ) -> Path:
         """Return the folder of the cache with the tokens of one source of a split."""
-        work = self._preparation(tokenizer)
-        key = cache.hash_settings(work.settings(part) | {"text_unit": self.text_unit})
+        preparation = self._preparation(tokenizer)
+        key = cache.hash_settings(
+            preparation.settings(source_split) | {"text_unit": self.text_unit}
+        )
         if key in self._folders:
             return self._folders[key]
         if progress is not None:
-            work.progress = partial(progress, self._describe_part(split, part))
+            preparation.progress = partial(progress, self._make_task(split, source_split))
         folder = cache.find_or_write(
             cache.token_folder(self.cache_dir),
             key,
-            lambda writer: work.fill(writer, part.entries()),
+            lambda writer: preparation.fill(writer, source_split.entries()),
         )
-        work.refuse_losses(cache.read_meta(folder))
+        preparation.check_dropped_content(cache.read_meta(folder))
         self._folders[key] = folder
         return folder
 
-    def _report_rows(self, split: str, part: Split, meta: dict[str, Any]) -> None:
+    def _report_rows(self, split: str, source_split: Split, meta: dict[str, Any]) -> None:
         """Warn of rows that were left out, cut or changed, and of columns that are not read."""
-        for warning in list_warnings(meta, self._describe_part(split, part).name):
+        for warning in list_warnings(meta, self._make_task(split, source_split).name):
             log.warning(warning)
-        if split == "train" and (note := part.unused.note()):
+        if split == "train" and (note := source_split.unused.note()):
             log.warning(note)
 
-    def _describe_part(self, split: str, part: Split) -> Work:
-        several = self.sources is not None and bool(part.title)
-        return Work(f"{split} of {part.title}" if several else split, part)
+    def _make_task(self, split: str, source_split: Split) -> PreparationTask:
+        several = self.sources is not None and bool(source_split.title)
+        return PreparationTask(
+            f"{split} of {source_split.title}" if several else split, source_split
+        )
 
-    def _mixture(self, split: str, parts: Sequence[Split]) -> Mixture:
-        titles = tuple(part.title or split for part in parts)
+    def _mixture(self, split: str, source_splits: Sequence[Split]) -> Mixture:
+        titles = tuple(source_split.title or split for source_split in source_splits)
         if split != "train":
             return Mixture(titles)
-        weights = [source.weight for source in self.parts if source.weight is not None]
-        return Mixture(titles, tuple(weights) or None, self.total)
+        weights = [source.weight for source in self.source_settings if source.weight is not None]
+        return Mixture(titles, tuple(weights) or None, self.rows_per_epoch)
 
     def sample(
         self, split: str, tokenizer: PreTrainedTokenizerBase, count: int
@@ -206,21 +223,21 @@ class Data:
             UserError: a row cannot be used and `on_error` is stop, or none can.
         """
         samples = []
-        for part in self._splits.open(split):
+        for source_split in self._splits.open(split):
             preparation = self._preparation(tokenizer)
-            examples = preparation.take_examples(part.entries(), count)
+            examples = preparation.take_examples(source_split.entries(), count)
             counts = asdict(preparation.counts)
             if not examples:
-                place = part.source.place.partition("\n")[0]
+                place = source_split.source.place.partition("\n")[0]
                 raise dataset_errors.make_empty_split_error(
                     split, place if self.sources else self.title, counts
                 )
             if counts["left_out"]:
-                name = self._describe_part(split, part).name
+                name = self._make_task(split, source_split).name
                 log.warning(f"{name}: {format_counts(counts)}")
-            if note := part.unused.note():
+            if note := source_split.unused.note():
                 log.warning(note)
-            title = part.title if self.sources is not None else None
+            title = source_split.title if self.sources is not None else None
             samples += [(example | {"source": title}, documents) for example, documents in examples]
         return samples
 
@@ -235,9 +252,9 @@ class Data:
         """
         if self.sources is None:
             return []
-        parts = self._splits.open("train")
+        source_splits = self._splits.open("train")
         held_out = self.validation if isinstance(self.validation, float | int) else 0.0
-        return plan_shares(parts, self._mixture("train", parts), held_out)
+        return plan_shares(source_splits, self._mixture("train", source_splits), held_out)
 
     def refuse_empty(self, split: str) -> None:
         """Raise a UserError with the counts of the rows of a split that has no example."""
@@ -254,7 +271,7 @@ class Data:
         rank: int = 0,
         world: int = 1,
     ) -> Loader:
-        """Return the batches of a split; see `Loader`. `packing=auto` pads until `use_row_format` is called."""
+        """Return the batches of a split; see `Loader`. `packing=auto` pads until `use_batch_layout` is called."""
         pad = tokenizer.pad_token_id
         return Loader(
             self.prepare(split, tokenizer),
@@ -267,7 +284,7 @@ class Data:
             rank=rank,
             world=world,
             group=2 if self.pairs else 1,
-            reading=self.reading,
+            document_isolation=self.document_isolation,
         )
 
     def prompts(self, split: str, tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
@@ -277,9 +294,9 @@ class Data:
         for example in self.examples(split):
             try:
                 ids = renderer.encode_prompt(example)
-            except UnusableRow as error:
+            except RowError as error:
                 if self.on_error == "stop":
-                    raise error.to_bad_row(example["origin"]) from error
+                    raise error.locate(example["origin"]) from error
                 continue
             if not ids:
                 continue
@@ -297,7 +314,7 @@ class Data:
         """
         try:
             return Renderer(self._rendering, tokenizer).encode_prompt(example)
-        except UnusableRow as error:
+        except RowError as error:
             raise UserError(f"the conversation {error}", where="data") from error
 
     def beginning_ids(self, text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -319,23 +336,27 @@ class Data:
         """Return the content of `data.json`: sources, counts, hashes, token statistics."""
         first = next(self.examples("train"), None)
         renderer = Renderer(self._rendering, tokenizer)
-        tokens = {split: self.prepare(split, tokenizer) for split in self.splits}
-        parts, trained = self._splits.open("train"), tokens["train"]
+        tokenized = {split: self.prepare(split, tokenizer) for split in self.splits}
+        source_splits, trained = self._splits.open("train"), tokenized["train"]
         return {
-            **describe_sources(parts, trained.list_shares(2 if self.pairs else 1)),
+            **describe_sources(source_splits, trained.list_shares(2 if self.pairs else 1)),
             "fingerprint": trained.fingerprint,
-            "format": " + ".join(dict.fromkeys(part.columns.name for part in parts)),
+            "format": " + ".join(
+                dict.fromkeys(source_split.columns.format_name for source_split in source_splits)
+            ),
             "packing": self.packing,
             "max_length": self.max_length,
             "template": renderer.hash_template(first) if first else None,
-            "splits": {split: compute_statistics(prepared) for split, prepared in tokens.items()},
+            "splits": {
+                split: compute_statistics(prepared) for split, prepared in tokenized.items()
+            },
         }
 
     @property
     def titles(self) -> tuple[str, ...]:
         """Names of the sources that are trained on, in the order of their numbers in a batch."""
-        return tuple(source.label for source in self.parts)
+        return tuple(source.display_name for source in self.source_settings)
 
     def _preparation(self, tokenizer: PreTrainedTokenizerBase) -> Preparation:
         renderer = Renderer(self._rendering, tokenizer)
-        return Preparation(renderer, self.on_error, self.overlong, self.on_lost)
+        return Preparation(renderer, self.on_error, self.overlong, self.on_dropped_content)

@@ -28,7 +28,7 @@ def find_contradictions(data: Data) -> Iterator[UserError]:
                 f"{value} is too small.", f"data.{key}", f"data.{key}={least} is the least"
             )
     yield from find_mistakes(data)
-    formats = [part.format for part in data.parts]
+    formats = [source.format for source in data.source_settings]
     plain = [name for name in formats if name in ("prompt", "instruction", "text")]
     if data.system is not None and data.template == "plain" and plain:
         yield UserError(
@@ -49,11 +49,11 @@ def find_contradictions(data: Data) -> Iterator[UserError]:
             where="data.pairs",
             fix="data.format=preference, or data.pairs=false",
         )
-    if data.pairs and data.mask == "all":
+    if data.pairs and data.train_on == "all":
         yield UserError(
             "data.pairs=true compares the two answers; the prompt, which both share, cannot be learned.",
-            where="data.mask",
-            fix="data.mask=assistant",
+            where="data.train_on",
+            fix="data.train_on=assistant",
         )
 
 

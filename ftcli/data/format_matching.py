@@ -8,7 +8,7 @@ from typing import Any
 
 from ftcli.core.errors import UserError
 from ftcli.data import formats
-from ftcli.data.rows import UnusableRow, list_names
+from ftcli.data.rows import RowError, list_names
 
 SHOWN = 300  # characters of a row in a message
 
@@ -109,7 +109,7 @@ class FormatMatcher:
                 return None
         try:
             module.example({field: self.row[column] for field, column in mapping.items()})
-        except UnusableRow as error:
+        except RowError as error:
             if error.reason in ("unfit", "broken"):
                 return None
         return {field: column for field, column in mapping.items() if column != field}

@@ -14,7 +14,7 @@ from ftcli.data import formats
 from ftcli.data.columns import Columns
 from ftcli.data.conversation.exchange import extract_prompt
 from ftcli.data.format_matching import FormatMatcher
-from ftcli.data.rows import Row, UnusableRow
+from ftcli.data.rows import RawRow, RowError
 
 if TYPE_CHECKING:
     from ftcli.data.sources import Source
@@ -72,18 +72,20 @@ def summarize_source(source: Source, where: str) -> SourceSummary | None:
     name = next(iter(guesses or several), "auto")  # which refuses what cannot be told
     columns = Columns(name, mapping, first.values, where, first.origin)
     prompts = list(_read_prompts(source, columns))
-    return SourceSummary(len(prompts), len(set(prompts)), columns.name, mapping, tuple(fitting[1:]))
+    return SourceSummary(
+        len(prompts), len(set(prompts)), columns.format_name, mapping, tuple(fitting[1:])
+    )
 
 
-def _read_rows(source: Source) -> Iterator[Row]:
-    return (item for item in islice(source.rows(), MAX_ROWS) if isinstance(item, Row))
+def _read_rows(source: Source) -> Iterator[RawRow]:
+    return (item for item in islice(source.rows(), MAX_ROWS) if isinstance(item, RawRow))
 
 
 def _read_prompts(source: Source, columns: Columns) -> Iterator[str]:
     for row in _read_rows(source):
         try:
             yield extract_prompt(columns.build_example(row.values))
-        except (UnusableRow, UserError):
+        except (RowError, UserError):
             continue
 
 

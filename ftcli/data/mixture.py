@@ -12,9 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-STREAM = (
-    2  # last number of the seeds of passes, which sets them apart from those of epochs and windows
-)
+STREAM = 2  # seed component that separates the shuffling of passes from other shuffles
 
 
 @dataclass(frozen=True)
@@ -24,19 +22,19 @@ class Mixture:
     Attributes:
         titles: name of each source.
         weights: share of each source's rows, relative to the others; None: by their numbers of rows.
-        total: rows of an epoch; None: as many as all sources have.
+        rows_per_epoch: None: as many as all sources have.
     """
 
     titles: tuple[str, ...] = ("data",)
     weights: tuple[float, ...] | None = None
-    total: int | None = None
+    rows_per_epoch: int | None = None
 
     def count_drawn(self, sizes: Sequence[int]) -> list[int]:
         """Return how many rows an epoch takes from each source, given their numbers of rows.
 
         Rounded by largest remainder, so that they add up to the total.
         """
-        total = sum(sizes) if self.total is None else self.total
+        total = sum(sizes) if self.rows_per_epoch is None else self.rows_per_epoch
         weights = np.asarray(sizes if self.weights is None else self.weights, dtype=np.float64)
         exact = total * weights / weights.sum()
         drawn = np.floor(exact).astype(np.int64)

@@ -10,25 +10,25 @@ from typing import Any, Literal, NamedTuple
 
 from ftcli.core.errors import UserError
 from ftcli.data.cache import Writer
-from ftcli.data.chat_templates.losses import LOSSES, make_template_loss_error
+from ftcli.data.chat_templates.dropped_content import DROP_KINDS, make_dropped_content_error
 from ftcli.data.render import DocumentText, Renderer
-from ftcli.data.rows import BadRow, UnusableRow
-from ftcli.data.split import Entry, Split
+from ftcli.data.rows import LocatedRowError, RowError
+from ftcli.data.split import Split, SplitEntry
 from ftcli.data.statistics import RowCounts
 from ftcli.data.tokenization import hash_tokenizer
 from ftcli.data.tokens import Document
 
-VERSION = 3  # of the preparation algorithm; part of every cache key
+VERSION = 4  # of the preparation algorithm; part of every cache key
 CHUNK = 2000  # source rows that are tokenised together
 MAX_CHARACTERS = 1 << 24  # characters of a chunk, which bounds memory where rows are long
 COMMIT = 1_000_000  # tokens between two commits: seconds of work, and each waits for the disk
 
 
-#: Source rows, and the texts of those of them that are examples.
-Chunk = tuple[list[Entry], list[list[DocumentText] | UnusableRow]]
+#: Source rows, and the rendered segments of those of them that are examples.
+Chunk = tuple[list[SplitEntry], list[list[DocumentText] | RowError]]
 
 
-class Work(NamedTuple):
+class PreparationTask(NamedTuple):
     """A preparation under way: its name in messages, and the rows."""
 
     name: str
@@ -36,7 +36,7 @@ class Work(NamedTuple):
 
 
 #: Called with what is being prepared and the counts so far, after each chunk that is written.
-Progress = Callable[[Work, RowCounts], None]
+Progress = Callable[[PreparationTask, RowCounts], None]
 
 
 class Preparation:
@@ -46,7 +46,7 @@ class Preparation:
         renderer: turns examples into documents.
         on_error: stop at the first row that cannot be used, or skip and count such rows.
         overlong: what happens to documents above the renderer's `max_length`.
-        on_lost: what happens when the chat template does not write what the data contain.
+        on_dropped_content: what happens when the chat template does not write what the data contain.
 
     Attributes:
         progress: called with the counts after each chunk.
@@ -57,12 +57,12 @@ class Preparation:
         renderer: Renderer,
         on_error: Literal["stop", "skip"],
         overlong: Literal["truncate", "drop", "error"],
-        on_lost: Literal["refuse", "warn"],
+        on_dropped_content: Literal["refuse", "warn"],
     ) -> None:
         self.renderer, self.on_error, self.overlong = renderer, on_error, overlong
-        self.on_lost = on_lost
+        self.on_dropped_content = on_dropped_content
         self.progress: Callable[[RowCounts], None] | None = None
-        self.limit = renderer.rendering.max_length
+        self.max_length = renderer.rendering.max_length
 
     def settings(self, split: Split) -> dict[str, Any]:
         """Return everything that decides the tokens of a split, except `data.text_unit`."""
@@ -77,30 +77,30 @@ class Preparation:
             "chat_template": getattr(tokenizer, "chat_template", None),
         }
 
-    def fill(self, writer: Writer, entries: Iterable[Entry]) -> dict[str, Any]:
+    def fill(self, writer: Writer, entries: Iterable[SplitEntry]) -> dict[str, Any]:
         """Append the documents of all entries; return the counts as `meta.json` holds them.
 
         Raises:
             UserError: a row cannot be used and `on_error` is stop, nothing would be learned, or the
-                template has losses and `on_lost` is refuse.
+                template drops content and `on_dropped_content` is refuse.
         """
         self.counts = RowCounts(**writer.state)
         self.writer = writer
         chunks = _split_chunks(islice(iter(entries), self.counts.entries, None))
-        for chunk, texts in _read_ahead(map(self._write_texts, chunks)):
-            self._write_chunk(chunk, texts)
+        for chunk, rendered in _read_ahead(map(self._render_segments, chunks)):
+            self._tokenize_and_write_chunk(chunk, rendered)
             self.counts.entries += len(chunk)
             if self.counts.rows and not self.counts.supervised:
-                raise self._make_unlearned_error()
+                raise self._make_no_labels_error()
             if writer.tokens - writer.committed >= COMMIT:
                 writer.commit(asdict(self.counts))
-            self.refuse_losses(asdict(self.counts))
+            self.check_dropped_content(asdict(self.counts))
             if self.progress:
                 self.progress(self.counts)
         return asdict(self.counts)
 
     def take_examples(
-        self, entries: Iterable[Entry], count: int
+        self, entries: Iterable[SplitEntry], count: int
     ) -> list[tuple[dict[str, Any], list[Document]]]:
         """Return the first `count` examples and their documents, cut at `max_length`; sets `counts`.
 
@@ -111,39 +111,39 @@ class Preparation:
         examples: list[tuple[dict[str, Any], list[Document]]] = []
         for entry in entries:
             self.counts.entries += 1
-            if isinstance(entry, BadRow):
+            if isinstance(entry, LocatedRowError):
                 self._skip(entry)
             elif entry is None:
-                self.counts.elsewhere += 1
-            elif isinstance(documents := self.renderer.render_documents([entry])[0], UnusableRow):
-                self._skip(documents.to_bad_row(entry["origin"]))
+                self.counts.other_split += 1
+            elif isinstance(documents := self.renderer.tokenize_documents([entry])[0], RowError):
+                self._skip(documents.locate(entry["origin"]))
             else:
-                examples.append((entry, [document.cut(self.limit) for document in documents]))
+                examples.append((entry, [document.cut(self.max_length) for document in documents]))
                 if len(examples) == count:
                     break
         self.counts.used = len(examples)
         return examples
 
-    def _write_texts(self, chunk: list[Entry]) -> Chunk:
+    def _render_segments(self, chunk: list[SplitEntry]) -> Chunk:
         examples = [entry for entry in chunk if isinstance(entry, dict)]
-        return chunk, self.renderer.write_texts(examples)
+        return chunk, self.renderer.render_segments(examples)
 
-    def _write_chunk(
-        self, chunk: Sequence[Entry], texts: Sequence[list[DocumentText] | UnusableRow]
+    def _tokenize_and_write_chunk(
+        self, chunk: Sequence[SplitEntry], rendered: Sequence[list[DocumentText] | RowError]
     ) -> None:
         for entry in chunk:
-            self.counts.elsewhere += entry is None
-            if isinstance(entry, BadRow):
+            self.counts.other_split += entry is None
+            if isinstance(entry, LocatedRowError):
                 self._skip(entry)
         examples = [entry for entry in chunk if isinstance(entry, dict)]
-        rendered = self.renderer.render_documents(examples, texts)
-        for example, documents in zip(examples, rendered, strict=True):
-            if isinstance(documents, UnusableRow):
-                self._skip(documents.to_bad_row(example["origin"]))
+        tokenized = self.renderer.tokenize_documents(examples, rendered)
+        for example, documents in zip(examples, tokenized, strict=True):
+            if isinstance(documents, RowError):
+                self._skip(documents.locate(example["origin"]))
                 continue
             self.counts.rows += 1
             for document in documents:
-                self.counts.add_losses(document.losses, example["origin"])
+                self.counts.count_dropped_content(document.dropped_content, example["origin"])
             dropped = self.counts.dropped
             fitting = [f for d in documents if (f := self._fit_length(d, example)) is not None]
             if self.renderer.rendering.pairs and len(fitting) < len(documents):
@@ -156,7 +156,7 @@ class Preparation:
             else:
                 self.counts.add_left_out("no labels", example["origin"])
             for document in fitting:
-                self.counts.supervised += int(document.learned.sum())
+                self.counts.supervised += int(document.loss_mask.sum())
                 self.writer.append(document, example["origin"])
 
     def _fit_length(self, document: Document, example: dict[str, Any]) -> Document | None:
@@ -164,38 +164,41 @@ class Preparation:
         counts, length = self.counts, len(document.ids)
         if length > counts.longest:
             counts.longest, counts.longest_row = length, example["origin"]
-        if length > self.limit:
+        if length > self.max_length:
             counts.overlong += 1
             if self.overlong == "error":
-                raise _make_length_error(length, self.limit, example["origin"])
+                raise _make_length_error(length, self.max_length, example["origin"])
             if self.overlong == "drop":
                 counts.dropped += 1
                 return None
-            document = document.cut(self.limit)
-        if not document.learned.any():
-            counts.unlearned += 1
+            document = document.cut(self.max_length)
+        if not document.loss_mask.any():
+            counts.without_labels += 1
             return None
         return document
 
-    def refuse_losses(self, counts: Mapping[str, Any]) -> None:
+    def check_dropped_content(self, counts: Mapping[str, Any]) -> None:
         """Stop where the chat template drops what the data contain.
 
         Args:
-            counts: the counts so far, or those of a cache that was written with `on_lost=warn`.
+            counts: the counts so far, or those of a cache that was written with `on_dropped_content=warn`.
 
         Raises:
-            UserError: there are losses, and `on_lost` is refuse.
+            UserError: content was dropped, and `on_dropped_content` is refuse.
         """
-        if self.on_lost == "refuse" and LOSSES.keys() & counts["losses"].keys():
-            raise make_template_loss_error(counts, self.renderer.chat.program.source)
+        if (
+            self.on_dropped_content == "refuse"
+            and DROP_KINDS.keys() & counts["dropped_content"].keys()
+        ):
+            raise make_dropped_content_error(counts, self.renderer.chat.program.source)
 
-    def _skip(self, row: BadRow) -> None:
-        count_bad_row(row, self.counts, self.on_error)
+    def _skip(self, row: LocatedRowError) -> None:
+        count_row_error(row, self.counts, self.on_error)
 
-    def _make_unlearned_error(self) -> UserError:
+    def _make_no_labels_error(self) -> UserError:
         counts = self.counts
-        if counts.overlong >= counts.unlearned + counts.dropped:
-            why = f"their answers begin after data.max_length={self.limit} tokens"
+        if counts.overlong >= counts.without_labels + counts.dropped:
+            why = f"their answers begin after data.max_length={self.max_length} tokens"
             fix = f"raise data.max_length (the longest row has {counts.longest:,} tokens)"
         elif self.renderer.uses_markers:
             why = "the chat template's {% generation %} markers enclose no answer"
@@ -203,18 +206,18 @@ class Preparation:
             fix += "by prefix differencing"
         else:
             why = "the chat template shows nothing that the assistant wrote"
-            fix = "set another model.chat_template, or data.mask=all"
-        rows = f"{counts.unlearned + counts.dropped:,} of {counts.rows:,}"
+            fix = "set another model.chat_template, or data.train_on=all"
+        rows = f"{counts.without_labels + counts.dropped:,} of {counts.rows:,}"
         named = counts.left_out_rows
         first = next(iter([*named.get("no labels", ()), *named.get("too long", ())]), "")
         return UserError(
-            f"after masking, 100% of tokens in {rows} sampled rows are ignored: {why}. First: {first}",
+            f"no token is learned in {rows} rows: {why}. First: {first}",
             where="data",
             fix=f"{fix}; see: ftcli preview",
         )
 
 
-def count_entries(entries: Iterable[Entry], on_error: Literal["stop", "skip"]) -> RowCounts:
+def count_entries(entries: Iterable[SplitEntry], on_error: Literal["stop", "skip"]) -> RowCounts:
     """Count the rows of a split without tokenising them.
 
     Raises:
@@ -223,21 +226,23 @@ def count_entries(entries: Iterable[Entry], on_error: Literal["stop", "skip"]) -
     counts = RowCounts()
     for entry in entries:
         counts.entries += 1
-        counts.elsewhere += entry is None
-        if isinstance(entry, BadRow):
-            count_bad_row(entry, counts, on_error)
+        counts.other_split += entry is None
+        if isinstance(entry, LocatedRowError):
+            count_row_error(entry, counts, on_error)
     return counts
 
 
-def count_bad_row(row: BadRow, counts: RowCounts, on_error: Literal["stop", "skip"]) -> None:
+def count_row_error(
+    row: LocatedRowError, counts: RowCounts, on_error: Literal["stop", "skip"]
+) -> None:
     """Count a row that cannot be used.
 
     Raises:
-        BadRow: `on_error` is stop, and the data do not exclude the row themselves.
+        LocatedRowError: `on_error` is stop, and the data do not exclude the row themselves.
     """
     if on_error == "stop" and not row.intended:
         raise row
-    counts.add_bad_row(row)
+    counts.add_row_error(row)
 
 
 def _make_length_error(length: int, limit: int, origin: str) -> UserError:
@@ -248,7 +253,7 @@ def _make_length_error(length: int, limit: int, origin: str) -> UserError:
     )
 
 
-def _split_chunks(stream: Iterator[Entry]) -> Iterator[list[Entry]]:
+def _split_chunks(stream: Iterator[SplitEntry]) -> Iterator[list[SplitEntry]]:
     chunk, weight = [], 0
     for entry in stream:
         chunk.append(entry)
@@ -272,7 +277,7 @@ def _read_ahead(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
             yield chunk
 
 
-def _count_characters(entry: Entry) -> int:
+def _count_characters(entry: SplitEntry) -> int:
     """Count the characters of a row's texts; those of nested values, such as messages, do not count."""
     if not isinstance(entry, dict):
         return 0

@@ -33,7 +33,7 @@ class Sample:
         tokens: number of tokens.
         learned: number of learned tokens.
         ends: whether the last learned token is a special token, which ends the turn.
-        losses: kinds of losses of the chat template.
+        dropped_content: kinds of content that the chat template drops.
         source: title of the source, where there are several.
     """
 
@@ -42,7 +42,7 @@ class Sample:
     tokens: int
     learned: int
     ends: bool
-    losses: tuple[str, ...] = ()
+    dropped_content: tuple[str, ...] = ()
     source: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -65,14 +65,14 @@ def _build_sample(document: Document, origin: str, tokenizer: PreTrainedTokenize
     special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
     ids = document.ids.tolist()
     marks = [token in special for token in ids]
-    learned = np.flatnonzero(document.learned)
+    learned = np.flatnonzero(document.loss_mask)
     stretches = []
     start = 0
     for end in range(1, len(ids) + 1):
         alone = marks[start] or (end < len(ids) and marks[end])
-        if end == len(ids) or alone or document.learned[end] != document.learned[start]:
+        if end == len(ids) or alone or document.loss_mask[end] != document.loss_mask[start]:
             text = str(tokenizer.decode(ids[start:end]))
-            stretches.append(Stretch(text, bool(document.learned[start]), marks[start]))
+            stretches.append(Stretch(text, bool(document.loss_mask[start]), marks[start]))
             start = end
     ends = bool(len(learned)) and marks[int(learned[-1])]
-    return Sample(origin, stretches, len(ids), len(learned), ends, document.losses)
+    return Sample(origin, stretches, len(ids), len(learned), ends, document.dropped_content)

@@ -12,7 +12,7 @@ from ftcli.core.console import console
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-    from ftcli.data.preparation import Work
+    from ftcli.data.preparation import PreparationTask
     from ftcli.data.statistics import RowCounts
 
 SHORT = 2.0  # seconds; what is prepared in less is not shown
@@ -27,7 +27,7 @@ class PreparationDisplay:
 
     def __init__(self) -> None:
         self.shown = not os.environ.get("FTCLI_QUIET") and os.environ.get("RANK", "0") == "0"
-        self.work: Work | None = None
+        self.task: PreparationTask | None = None
         self.counts: RowCounts | None = None
         self.bar: Bar | None = None
 
@@ -40,15 +40,15 @@ class PreparationDisplay:
     ) -> None:
         self._close(done=error is None)
 
-    def __call__(self, work: Work, counts: RowCounts) -> None:
+    def __call__(self, task: PreparationTask, counts: RowCounts) -> None:
         """Show the counts of a chunk that was written."""
         if not self.shown:
             return
         now = time.monotonic()
-        if self.work is None or self.work.name != work.name:
+        if self.task is None or self.task.name != task.name:
             self._close(done=True)
-            self.began = now if self.work is not None else self.began
-            self.work, self.first, self.total = work, counts.entries, work.rows.count_rows()
+            self.began = now if self.task is not None else self.began
+            self.task, self.first, self.total = task, counts.entries, task.rows.count_rows()
             self.since = self.told = now
         self.counts, self.now = counts, now
         if now - self.began >= SHORT:
@@ -60,30 +60,30 @@ class PreparationDisplay:
         return (self.counts.entries - self.first) / max(self.now - self.since, 1e-9)
 
     def _show(self, counts: RowCounts) -> None:
-        assert self.work is not None
+        assert self.task is not None
         out = console(stderr=True)
         text = f"{counts.entries:,} rows, {self._speed():,.0f} rows/s"
         if out.is_terminal:
             if self.bar is None:
                 self.bar = _make_bar()
-                self.task = self.bar.add_task(self.work.name, total=self.total, text="")
-            self.bar.update(self.task, completed=counts.entries, text=text)
+                self.bar_line = self.bar.add_task(self.task.name, total=self.total, text="")
+            self.bar.update(self.bar_line, completed=counts.entries, text=text)
         elif self.now - self.told >= INTERVAL:
             self.told = self.now
             of = f" of about {self.total:,}" if self.total else ""
-            out.print(f"{self.work.name}: {text}{of}", style="dim")
+            out.print(f"{self.task.name}: {text}{of}", style="dim")
 
     def _close(self, done: bool) -> None:
         """Remove the bar; say what was prepared where that took a while."""
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
-        if self.work is None or self.counts is None or not done:
+        if self.task is None or self.counts is None or not done:
             return
         seconds = self.now - self.began
         if seconds >= SHORT:
             rows = self.counts.entries
-            text = f"{self.work.name}: {rows:,} rows read in {seconds:,.1f} s"
+            text = f"{self.task.name}: {rows:,} rows read in {seconds:,.1f} s"
             console(stderr=True).print(f"{text} ({rows / seconds:,.0f} rows/s)", style="dim")
         self.counts = None
 

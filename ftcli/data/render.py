@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ftcli.core.errors import UserError
 from ftcli.data.chat_templates.template import ChatTemplate
-from ftcli.data.rows import UnusableRow
+from ftcli.data.rows import RowError
 from ftcli.data.tokenization import LEARN_ALL, Segment, encode_segments
 from ftcli.data.tokens import Document, split_windows
 
@@ -29,10 +29,10 @@ DATE = "2026-01-01"  # printed by templates as today's date; fixed, so that runs
 
 
 class DocumentText(NamedTuple):
-    """The segments of a document, not yet tokenised, and its losses."""
+    """The segments of a document, not yet tokenised, and the kinds of content that the template drops."""
 
     segments: list[Segment]
-    losses: tuple[str, ...] = ()
+    dropped_content: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class RenderSettings:
     """Settings of rendering, all of which are part of the token cache's key."""
 
     max_length: int = 1024
-    mask: Literal["assistant", "all"] = "assistant"
+    train_on: Literal["assistant", "all"] = "assistant"
     template: Literal["plain", "chat"] = "plain"
     prompt_template: str | None = None
     system: str | None = None
@@ -88,35 +88,36 @@ class Renderer:
         """Whether the chat template has been used and has generation markers."""
         return "chat" in self.__dict__ and self.chat.has_markers
 
-    def write_texts(
+    def render_segments(
         self, examples: Sequence[dict[str, Any]]
-    ) -> list[list[DocumentText] | UnusableRow]:
+    ) -> list[list[DocumentText] | RowError]:
         """Return the documents of each example before they are tokenised, or the reason why it has none."""
-        return [self._try_write_documents(example) for example in examples]
+        return [self._try_render_documents(example) for example in examples]
 
-    def render_documents(
+    def tokenize_documents(
         self,
         examples: Sequence[dict[str, Any]],
-        texts: Sequence[list[DocumentText] | UnusableRow] | None = None,
-    ) -> list[list[Document] | UnusableRow]:
+        rendered: Sequence[list[DocumentText] | RowError] | None = None,
+    ) -> list[list[Document] | RowError]:
         """Return the documents of each example, or the reason why it has none.
 
         Plain text may become several documents; a pair becomes two, chosen and rejected.
 
         Args:
-            texts: what `write_texts` returned for the examples; None: it is called.
+            rendered: what `render_segments` returned for the examples; None: it is called.
         """
-        writings = self.write_texts(examples) if texts is None else texts
-        rows = [w.segments for row in writings if not isinstance(row, UnusableRow) for w in row]
-        encoded = iter(encode_segments(rows, self.tokenizer))
-        results: list[list[Document] | UnusableRow] = []
-        for example, row in zip(examples, writings, strict=True):
-            if isinstance(row, UnusableRow):
+        if rendered is None:
+            rendered = self.render_segments(examples)
+        segments = [w.segments for row in rendered if not isinstance(row, RowError) for w in row]
+        encoded = iter(encode_segments(segments, self.tokenizer))
+        results: list[list[Document] | RowError] = []
+        for example, row in zip(examples, rendered, strict=True):
+            if isinstance(row, RowError):
                 results.append(row)
                 continue
-            documents = [Document(*next(encoded), w.losses) for w in row]
+            documents = [Document(*next(encoded), w.dropped_content) for w in row]
             for document in documents:
-                document.learned[:1] = 0  # nothing stands before it to predict it from
+                document.loss_mask[:1] = 0  # nothing stands before it to predict it from
             if "text" in example:
                 documents = split_windows(documents[0], self.rendering.max_length)
             results.append(documents)
@@ -165,38 +166,38 @@ class Renderer:
             messages.insert(0, {"role": "system", "content": system})
         return messages
 
-    def _try_write_documents(self, example: dict[str, Any]) -> list[DocumentText] | UnusableRow:
+    def _try_render_documents(self, example: dict[str, Any]) -> list[DocumentText] | RowError:
         """Return the documents of an example, not yet tokenised, or the reason why it has none."""
         try:
-            return self._write_documents(example)
-        except UnusableRow as error:
+            return self._render_documents(example)
+        except RowError as error:
             return error
 
-    def _write_documents(self, example: dict[str, Any]) -> list[DocumentText]:
+    def _render_documents(self, example: dict[str, Any]) -> list[DocumentText]:
         if not self.rendering.pairs:
-            return [self._write_document(example)]
+            return [self._render_document(example)]
         if "rejected" not in example:
-            raise UnusableRow("has no rejected answer, which data.pairs=true asks for.")
+            raise RowError("has no rejected answer, which data.pairs=true asks for.")
         if example["chosen"] == example["rejected"]:
-            raise UnusableRow("'chosen' and 'rejected' do not differ.")
+            raise RowError("'chosen' and 'rejected' do not differ.")
         prompt = example["prompt"]
         if isinstance(prompt, list):  # of a pair only the answers that are compared count
             prompt = [{**turn, "learn": False} for turn in prompt]
         sides = (example["chosen"], example["rejected"])
         return [
-            self._write_document({**example, "prompt": prompt, "chosen": side}) for side in sides
+            self._render_document({**example, "prompt": prompt, "chosen": side}) for side in sides
         ]
 
-    def _write_document(self, example: dict[str, Any]) -> DocumentText:
-        learns_all = self.rendering.mask == "all"
+    def _render_document(self, example: dict[str, Any]) -> DocumentText:
+        learns_all = self.rendering.train_on == "all"
         if self._uses_chat_template(example):
-            written = self.chat.render_conversation(self._messages(example), example.get("tools"))
+            rendered = self.chat.render_conversation(self._messages(example), example.get("tools"))
             spans = (
-                _invert_spans(len(written.text), written.unlearned)
+                _invert_spans(len(rendered.text), rendered.excluded)
                 if learns_all
-                else written.learned
+                else rendered.learned
             )
-            return DocumentText([Segment(written.text, spans)], written.losses)
+            return DocumentText([Segment(rendered.text, spans)], rendered.dropped_content)
         if "text" in example:
             return DocumentText(
                 [

@@ -18,7 +18,7 @@ BRIEF = 60  # characters of a name or value in a message
 Reason = Literal["broken", "unfit", "empty", "not to learn", "too long", "no labels"]
 
 
-class Row(NamedTuple):
+class RawRow(NamedTuple):
     """The columns of one row as the file has them, and where the row stands."""
 
     values: dict[str, Any]
@@ -27,7 +27,7 @@ class Row(NamedTuple):
     )
 
 
-class BadRow(UserError):
+class LocatedRowError(UserError):
     """Error of one row that cannot be used; it does not affect other rows."""
 
     def __init__(self, what: str, origin: str, reason: Reason) -> None:
@@ -41,24 +41,24 @@ class BadRow(UserError):
 
 
 #: What readers yield: a row, or the reason why this one row cannot be used.
-Item: TypeAlias = Row | BadRow
+RowOrError: TypeAlias = RawRow | LocatedRowError
 
 
-class UnusableRow(ValueError):
+class RowError(ValueError):
     """Error of a row that gives no example; the message is a predicate that follows the row's origin."""
 
     def __init__(self, what: str, reason: Reason = "unfit") -> None:
         super().__init__(what)
         self.reason = reason
 
-    def to_bad_row(self, origin: str) -> BadRow:
+    def locate(self, origin: str) -> LocatedRowError:
         """Return the error with the origin of its row."""
-        return BadRow(str(self), origin, self.reason)
+        return LocatedRowError(str(self), origin, self.reason)
 
 
-def make_broken_row_error(what: str, origin: str) -> BadRow:
+def make_broken_row_error(what: str, origin: str) -> LocatedRowError:
     """Return the error of a row that cannot be read from its file."""
-    return BadRow(what, origin, "broken")
+    return LocatedRowError(what, origin, "broken")
 
 
 def shorten(value: Any) -> str:
@@ -79,16 +79,16 @@ def as_text(value: Any, field: str, empty: bool = False) -> str:
     """Convert a field's value to text; numbers and booleans are formatted.
 
     Raises:
-        UnusableRow: the value is of another kind, or empty though `empty` is false.
+        RowError: the value is of another kind, or empty though `empty` is false.
     """
     if isinstance(value, float) and not math.isfinite(value):
-        raise UnusableRow(f"'{field}' is {value}, expected text.")
+        raise RowError(f"'{field}' is {value}, expected text.")
     if isinstance(value, bool | int | float):
         value = str(value)
     if not isinstance(value, str):
-        raise UnusableRow(f"'{field}' is {_kind(value)}, expected text.")
+        raise RowError(f"'{field}' is {_kind(value)}, expected text.")
     if not empty and not value.strip():
-        raise UnusableRow(f"'{field}' is empty.", "empty")
+        raise RowError(f"'{field}' is empty.", "empty")
     return value
 
 

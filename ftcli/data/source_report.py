@@ -10,15 +10,15 @@ from ftcli.data.mixture import Mixture, Share
 from ftcli.data.split import Split
 
 
-def plan_shares(parts: Sequence[Split], mixture: Mixture, held_out: float) -> list[str]:
+def plan_shares(splits: Sequence[Split], mixture: Mixture, held_out: float) -> list[str]:
     """Return one line for each source: about its share of an epoch, by what is known without reading.
 
     Args:
         held_out: share of the rows that is held out.
     """
-    counted = [part.count_rows() for part in parts]
+    counted = [split.count_rows() for split in splits]
     known = [round(count * (1 - held_out)) for count in counted if count is not None]
-    if len(known) == len(parts):
+    if len(known) == len(splits):
         return [share.describe() for share in mixture.list_shares(known)]
     if mixture.weights is None:
         return [f"{title}: every row once an epoch" for title in mixture.titles]
@@ -29,10 +29,10 @@ def plan_shares(parts: Sequence[Split], mixture: Mixture, held_out: float) -> li
     ]
 
 
-def describe_sources(parts: Sequence[Split], shares: Sequence[Share]) -> dict[str, Any]:
+def describe_sources(splits: Sequence[Split], shares: Sequence[Share]) -> dict[str, Any]:
     """Return what `data.json` says of the sources of a split; those of several are under `sources`."""
-    described = [part.source.describe() for part in parts]
-    if len(parts) == 1:
+    described = [split.source.describe() for split in splits]
+    if len(splits) == 1:
         return described[0]
     licences = [
         f"{share.title}: {own.get('licence')}" for share, own in zip(shares, described, strict=True)

@@ -36,7 +36,7 @@ class SourceSettings:
 
 
 @dataclass
-class MixedSource(SourceSettings):
+class TrainingSource(SourceSettings):
     """A source that is trained on, alone or mixed with others."""
 
     weight: float | None = (
@@ -45,7 +45,7 @@ class MixedSource(SourceSettings):
     title: str | None = None  # name in metrics and messages; the last part of the path if left out
 
     @property
-    def label(self) -> str:
+    def display_name(self) -> str:
         """The title, or the part of the path that tells it from others, in letters, digits, `.`, `_`, `-`."""
         if self.title is not None:
             return self.title
@@ -84,7 +84,7 @@ def read_settings(kind: type[Settings], value: Settings | Mapping[str, Any], key
     return kind(**given)
 
 
-def read_sources(data: Data) -> list[MixedSource]:
+def read_sources(data: Data) -> list[TrainingSource]:
     """Return the sources of a `data` option: those of `data.sources`, or the one of `data.path`.
 
     Raises:
@@ -92,11 +92,11 @@ def read_sources(data: Data) -> list[MixedSource]:
     """
     if data.sources is not None:
         return [
-            read_settings(MixedSource, value, f"data.sources.{number}")
+            read_settings(TrainingSource, value, f"data.sources.{number}")
             for number, value in enumerate(data.sources)
         ]
     only = {key: getattr(data, key) for key in OWN_KEYS}
-    return [MixedSource(**only)] if data.path is not None else []
+    return [TrainingSource(**only)] if data.path is not None else []
 
 
 def source_key(data: Data, number: int) -> str:
@@ -109,8 +109,12 @@ def find_mistakes(data: Data) -> Iterator[UserError]:
     if (data.path is None) == (data.sources is None):
         what = "both data.path and data.sources are given." if data.path else "no source is given."
         yield UserError(what, "data.path", "data.path=FILE, or a list under data.sources")
-    if data.total is not None and data.total < 1:
-        yield UserError(f"{data.total} is too small.", "data.total", "data.total=1 is the least")
+    if data.rows_per_epoch is not None and data.rows_per_epoch < 1:
+        yield UserError(
+            f"{data.rows_per_epoch} is too small.",
+            "data.rows_per_epoch",
+            "data.rows_per_epoch=1 is the least",
+        )
     if data.sources is not None:
         yield from _find_mistakes_of_several(data)
     for name in data.eval_sets:
@@ -136,9 +140,9 @@ def _find_mistakes_of_several(data: Data) -> Iterator[UserError]:
             yield UserError("each of several sources has its own.", f"data.{key}", fix)
     if not data.sources:
         yield UserError("the list is empty.", "data.sources", "- path: FILE")
-    weights = [source.weight for source in data.parts]
-    labels = [source.label for source in data.parts]
-    for number, (weight, label) in enumerate(zip(weights, labels, strict=True)):
+    weights = [source.weight for source in data.source_settings]
+    names = [source.display_name for source in data.source_settings]
+    for number, (weight, name) in enumerate(zip(weights, names, strict=True)):
         key = source_key(data, number)
         if weight is None and any(other is not None for other in weights):
             fix = f"{key}.weight=1, or no weight in any source"
@@ -146,11 +150,7 @@ def _find_mistakes_of_several(data: Data) -> Iterator[UserError]:
         elif weight is not None and not 0 < weight < float("inf"):
             fix = "a number above 0; leave the source out to read none of it"
             yield UserError(f"{weight} is no weight.", f"{key}.weight", fix)
-        if label in labels[:number] or not re.fullmatch(r"[\w.-]+", label):
-            what = (
-                f"'{label}' names {labels.count(label)} sources."
-                if label in labels[:number]
-                else ""
-            )
-            what = what or f"'{label}' cannot be a name in metrics."
+        if name in names[:number] or not re.fullmatch(r"[\w.-]+", name):
+            what = f"'{name}' names {names.count(name)} sources." if name in names[:number] else ""
+            what = what or f"'{name}' cannot be a name in metrics."
             yield UserError(what, f"{key}.title", f"{key}.title=NAME in letters, digits, - and _")

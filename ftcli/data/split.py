@@ -14,16 +14,16 @@ from ftcli.data import dataset_errors
 from ftcli.data.columns import Columns
 from ftcli.data.conversation.exchange import extract_prompt
 from ftcli.data.inspection import UnusedColumns, find_unused_columns
-from ftcli.data.rows import BadRow, Item, Row, UnusableRow
-from ftcli.data.source_settings import MixedSource, SourceSettings, source_key
+from ftcli.data.rows import LocatedRowError, RawRow, RowError, RowOrError
+from ftcli.data.source_settings import SourceSettings, TrainingSource, source_key
 from ftcli.data.sources import Source, find_source, is_path
 
 if TYPE_CHECKING:
     from ftcli.data.dataset import Data
 
-#: Item of a split's stream for each source row: an example, the error of the row, or None where the row
+#: Element of a split's stream for each source row: an example, the error of the row, or None where the row
 #: belongs to another split.
-Entry = dict[str, Any] | BadRow | None
+SplitEntry = dict[str, Any] | LocatedRowError | None
 INSPECTED_ROWS = 256  # first rows by which format and columns are chosen
 log = logging.getLogger("ftcli.data")
 FULL = 1 << 64  # prompts are hashed to numbers below this
@@ -70,7 +70,7 @@ class Split:
     @property
     def known_format(self) -> str:
         """The format, chosen by the rows where it is auto."""
-        return self.columns.name if self.format == "auto" else self.format
+        return self.columns.format_name if self.format == "auto" else self.format
 
     @cached_property
     def columns(self) -> Columns:
@@ -85,7 +85,7 @@ class Split:
             return Columns(
                 self.format, self.mapping, first.values, self.where, first.origin, values
             )
-        broken = next((item for item in self._items() if isinstance(item, BadRow)), None)
+        broken = next((item for item in self._items() if isinstance(item, LocatedRowError)), None)
         raise broken or self._make_no_row_error()
 
     @cached_property
@@ -94,9 +94,9 @@ class Split:
         return find_unused_columns(self.columns, (row.values for row in self._first_rows))
 
     @cached_property
-    def _first_rows(self) -> list[Row]:
+    def _first_rows(self) -> list[RawRow]:
         """Return the first good rows, at most `INSPECTED_ROWS`; fewer where the file cannot be read further."""
-        rows: list[Row] = []
+        rows: list[RawRow] = []
         items = self._items()
         while len(rows) < INSPECTED_ROWS:
             try:
@@ -107,7 +107,7 @@ class Split:
                 if rows:
                     break
                 raise
-            if not isinstance(item, BadRow):
+            if not isinstance(item, LocatedRowError):
                 rows.append(item)
         return rows
 
@@ -119,14 +119,14 @@ class Split:
             fix="check the file; it may have been cut off",
         )
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[SplitEntry]:
         """Yield one entry a source row, in order.
 
         Rows are held out by a hash of their prompt. A bad row has none, so it belongs to the training split.
         """
         for item in self._items():
             entry = self._read_entry(item)
-            if isinstance(entry, BadRow):
+            if isinstance(entry, LocatedRowError):
                 yield None if self.held_out else entry
             else:
                 yield entry if entry is None or self._belongs(entry) else None
@@ -139,25 +139,25 @@ class Split:
     def key(self) -> dict[str, Any]:
         """Return everything that decides the rows of this split, for the key of the token cache."""
         return {
-            "content": self.source.content,
+            "content": self.source.content_hash,
             "place": self.source.place,
             "limit": self.limit,
-            "format": self.columns.name,
+            "format": self.columns.format_name,
             "columns": dict(self.mapping),
             "below": None if self.share is None else self._threshold,
             "held_out": self.held_out,
         }
 
-    def _items(self) -> Iterator[Item]:
+    def _items(self) -> Iterator[RowOrError]:
         return islice(self.source.rows(), self.limit)
 
-    def _read_entry(self, item: Item) -> Entry:
-        if isinstance(item, BadRow):
+    def _read_entry(self, item: RowOrError) -> SplitEntry:
+        if isinstance(item, LocatedRowError):
             return item
         try:
             example = self.columns.build_example(item.values)
-        except UnusableRow as error:
-            return error.to_bad_row(item.origin)
+        except RowError as error:
+            return error.locate(item.origin)
         return {**example, "row": item.values, "origin": item.origin}
 
     def _belongs(self, example: dict[str, Any]) -> bool:
@@ -194,19 +194,19 @@ class Splits:
     def _open(self, name: str) -> list[Split]:
         data = self.data
         if name == "train":
-            parts = enumerate(data.parts)
-            return [self._open_source(source, source_key(data, n)) for n, source in parts]
+            sources = enumerate(data.source_settings)
+            return [self._open_source(source, source_key(data, n)) for n, source in sources]
         if name in data.eval_sets:
             return [self._open_source(data.eval_sets[name], f"data.eval_sets.{name}")]
         train = self.open("train")
         if name == "validation" and isinstance(data.validation, float | int):
-            return [part.held_out_side() for part in train]
+            return [split.held_out_side() for split in train]
         place = {"validation": data.validation, "test": data.test}.get(name)
         if place is None:
             raise dataset_errors.missing_split_error(name)
         where = f"data.{name}"
         if not is_path(str(place)):
-            return [part.open_split(str(place), where) for part in train]
+            return [split.open_split(str(place), where) for split in train]
         alone = train[0] if data.sources is None else None
         format, columns = (alone.known_format, alone.mapping) if alone else ("auto", {})
         source = find_source(str(place), "train", data.name, data.revision, data.text_unit)
@@ -216,11 +216,13 @@ class Splits:
         """Open the rows of a source; a share of those that are trained on is held out."""
         data = self.data
         source = self._find(settings, key)
-        mixed = isinstance(settings, MixedSource)
-        share = data.validation if mixed and isinstance(data.validation, float | int) else None
-        for note in getattr(source, "notes", ()) if mixed else ():
+        is_training = isinstance(settings, TrainingSource)
+        share = (
+            data.validation if is_training and isinstance(data.validation, float | int) else None
+        )
+        for note in getattr(source, "notes", ()) if is_training else ():
             log.warning(note)
-        limits = [n for n in (settings.limit, data.limit if mixed else None) if n is not None]
+        limits = [n for n in (settings.limit, data.limit if is_training else None) if n is not None]
         return Split(
             source,
             settings.format,
@@ -228,7 +230,7 @@ class Splits:
             f"{key}.path",
             min(limits, default=None),
             share,
-            title=settings.label if isinstance(settings, MixedSource) else "",
+            title=settings.display_name if isinstance(settings, TrainingSource) else "",
         )
 
     def _find(self, settings: SourceSettings, key: str) -> Source:

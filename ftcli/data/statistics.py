@@ -1,6 +1,6 @@
 """Counts of a prepared split: what became of each source row, token statistics, and warnings.
 
-Every row of a source is counted once: read = used + elsewhere + the sum of left_out.
+Every row of a source is counted once: read = used + other_split + the sum of left_out.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ftcli.data.chat_templates.losses import BY_DESIGN, LOSSES
-from ftcli.data.rows import BadRow, Reason
+from ftcli.data.chat_templates.dropped_content import BY_DESIGN, DROP_KINDS
+from ftcli.data.rows import LocatedRowError, Reason
 
 if TYPE_CHECKING:
-    from ftcli.data.tokens import Tokens
+    from ftcli.data.tokens import TokenizedSplit
 
 SHOWN = 5  # rows that are listed for each reason
 SKIPPED = ("broken", "unfit", "empty")  # reasons for which a row gives no example
@@ -23,11 +23,11 @@ SKIPPED = ("broken", "unfit", "empty")  # reasons for which a row gives no examp
 class RowCounts:
     """Counts of one preparation, as `meta.json` holds them.
 
-    For rows: read = used + elsewhere + the sum of left_out.
+    For rows: read = used + other_split + the sum of left_out.
     """
 
     entries: int = 0  # source rows read
-    elsewhere: int = 0  # of these, rows of another split
+    other_split: int = 0  # of these, rows of another split
     used: int = 0  # rows with at least one document
     left_out: dict[str, int] = field(default_factory=dict)  # reason -> rows
     left_out_rows: dict[str, list[str]] = field(
@@ -37,15 +37,17 @@ class RowCounts:
     skipped: int = 0  # rows that could not, except those that the data exclude
     overlong: int = 0  # documents longer than max_length
     dropped: int = 0  # of these, left out
-    unlearned: int = 0  # documents left out because nothing in them is learned
+    without_labels: int = 0  # documents left out because nothing in them is learned
     partners: int = 0  # documents of pairs left out because the other one was
-    losses: dict[str, int] = field(default_factory=dict)  # kind -> documents the template changed
-    losses_rows: dict[str, list[str]] = field(default_factory=dict)  # the first of each kind
+    dropped_content: dict[str, int] = field(default_factory=dict)  # kind -> documents
+    dropped_content_rows: dict[str, list[str]] = field(
+        default_factory=dict
+    )  # the first of each kind
     supervised: int = 0  # learned tokens
     longest: int = 0  # tokens of the longest document, before it was cut
     longest_row: str = ""  # origin of that document
 
-    def add_bad_row(self, row: BadRow) -> None:
+    def add_row_error(self, row: LocatedRowError) -> None:
         """Count a row that did not become an example, and list it among the first."""
         self.skipped += not row.intended
         self.add_left_out(row.reason, f"{row.where}  {row.what}")
@@ -57,11 +59,11 @@ class RowCounts:
         if len(named) < SHOWN:
             named.append(place)
 
-    def add_losses(self, kinds: Sequence[str], place: str) -> None:
-        """Count a document with losses of the chat template, and list it among the first."""
+    def count_dropped_content(self, kinds: Sequence[str], place: str) -> None:
+        """Count a document of which the chat template drops content, and list it among the first."""
         for kind in kinds:
-            self.losses[kind] = self.losses.get(kind, 0) + 1
-            named = self.losses_rows.setdefault(kind, [])
+            self.dropped_content[kind] = self.dropped_content.get(kind, 0) + 1
+            named = self.dropped_content_rows.setdefault(kind, [])
             if len(named) < SHOWN:
                 named.append(place)
 
@@ -96,31 +98,31 @@ def _merge_counts(known: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str
 def format_counts(meta: Mapping[str, Any]) -> str:
     """Format the counts of rows: "300 rows read: 280 used, 14 of another split, 6 left out (6 empty)"."""
     parts = [f"{meta['used']:,} used"]
-    if meta["elsewhere"]:
-        parts.append(f"{meta['elsewhere']:,} of another split")
+    if meta["other_split"]:
+        parts.append(f"{meta['other_split']:,} of another split")
     if meta["left_out"]:
         why = ", ".join(f"{count:,} {reason}" for reason, count in meta["left_out"].items())
         parts.append(f"{sum(meta['left_out'].values()):,} left out ({why})")
     return f"{meta['entries']:,} rows read: {', '.join(parts)}"
 
 
-def compute_statistics(tokens: Tokens) -> dict[str, Any]:
+def compute_statistics(tokenized: TokenizedSplit) -> dict[str, Any]:
     """Return the counts of rows and tokens, lengths, and the fingerprint of a split."""
-    lengths = tokens.lengths
-    meta = tokens.meta
+    lengths = tokenized.lengths
+    meta = tokenized.meta
     return {
         "rows": meta["rows"],
-        "documents": len(tokens),
-        **{k: meta[k] for k in ("skipped", "overlong", "dropped", "unlearned")},
+        "documents": len(tokenized),
+        **{k: meta[k] for k in ("skipped", "overlong", "dropped", "without_labels")},
         "read": meta["entries"],
-        **{k: meta[k] for k in ("used", "elsewhere", "left_out", "left_out_rows")},
-        **{k: meta[k] for k in ("losses", "losses_rows")},
+        **{k: meta[k] for k in ("used", "other_split", "left_out", "left_out_rows")},
+        **{k: meta[k] for k in ("dropped_content", "dropped_content_rows")},
         "tokens": meta["tokens"],
         "supervised": meta["supervised"],
         "mean_length": round(float(lengths.mean()), 2) if len(lengths) else 0,
         "max_length": int(lengths.max(initial=0)),
         "longest_row": meta["longest_row"],
-        "fingerprint": tokens.fingerprint,
+        "fingerprint": tokenized.fingerprint,
     }
 
 
@@ -147,9 +149,9 @@ def list_warnings(meta: dict[str, Any], split: str) -> list[str]:
             f"{split}: {meta['overlong']:,} documents cut at data.max_length; the longest has "
             f"{meta['longest']:,} tokens ({meta['longest_row']})."
         )
-    if meta["unlearned"]:
+    if meta["without_labels"]:
         lines.append(
-            f"{split}: {meta['unlearned']:,} documents left out: nothing in them is learned "
+            f"{split}: {meta['without_labels']:,} documents left out: nothing in them is learned "
             "(their answers begin behind data.max_length, or the template hides them)."
             f"{_name_first(meta, 'no labels')}"
         )
@@ -157,10 +159,10 @@ def list_warnings(meta: dict[str, Any], split: str) -> list[str]:
         lines.append(
             f"{split}: {meta['partners']:,} more left out with them: the other one of a pair."
         )
-    for kind, count in meta["losses"].items():
+    for kind, count in meta["dropped_content"].items():
         lines.append(
             f"{split}: {kind} in {count:,} of {meta['documents']:,} documents: "
-            f"{(LOSSES | BY_DESIGN)[kind]}. First: {meta['losses_rows'][kind][0]}"
+            f"{(DROP_KINDS | BY_DESIGN)[kind]}. First: {meta['dropped_content_rows'][kind][0]}"
         )
     return lines
 

@@ -32,32 +32,37 @@ class Segment(NamedTuple):
 
 
 def encode_segments(
-    rows: Sequence[Sequence[Segment]], tokenizer: PreTrainedTokenizerBase
+    documents: Sequence[Sequence[Segment]], tokenizer: PreTrainedTokenizerBase
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return (ids int32 [n], learned uint8 [n]) of each row, with one call of the tokenizer.
+    """Return (ids int32 [n], learned uint8 [n]) of each document, with one call of the tokenizer.
 
     A token belongs to a span when it begins inside it. Where a token reaches across the beginning
     of a span the text is cut there and tokenised again, because a model that has been given the
     text before the span cannot produce such a token.
     """
     if not tokenizer.is_fast:
-        rows = [_cut_at_every_span(row) for row in rows]
-        return [_join([_encode_slowly(segment, tokenizer) for segment in row]) for row in rows]
-    texts = [p.content for row in rows for p in row if isinstance(p.content, str)]
-    whole = [all(segment.spans in ((), LEARN_ALL) for segment in row) for row in rows]
+        documents = [_cut_at_every_span(document) for document in documents]
+        return [
+            _join([_encode_slowly(segment, tokenizer) for segment in document])
+            for document in documents
+        ]
+    texts = [p.content for document in documents for p in document if isinstance(p.content, str)]
+    whole = [
+        all(segment.spans in ((), LEARN_ALL) for segment in document) for document in documents
+    ]
     encoded: Iterator[Encoding | list[int]] = iter(
         _encode_ids(texts, tokenizer) if all(whole) else _encode_texts(texts, tokenizer)
     )
-    encoded_rows = []
-    for row, is_whole in zip(rows, whole, strict=True):
-        pieces = [next(encoded) if isinstance(p.content, str) else p.content for p in row]
+    encoded_documents = []
+    for document, is_whole in zip(documents, whole, strict=True):
+        pieces = [next(encoded) if isinstance(p.content, str) else p.content for p in document]
         if is_whole:
-            encoded_rows.append(_join_whole(row, pieces))
+            encoded_documents.append(_join_whole(document, pieces))
         else:
-            both = zip(row, pieces, strict=True)
+            both = zip(document, pieces, strict=True)
             parts = [_mask_tokens(segment, piece, tokenizer) for segment, piece in both]
-            encoded_rows.append(_join(parts))
-    return encoded_rows
+            encoded_documents.append(_join(parts))
+    return encoded_documents
 
 
 def _join_whole(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: Files of a cache folder and the type of their elements.
 ARRAYS = {
     "ids": np.int32,
-    "learned": np.uint8,
+    "loss_mask": np.uint8,
     "offsets": np.int64,
     "origins": np.uint8,
     "origin_offsets": np.int64,
@@ -29,28 +29,28 @@ IGNORED = -100
 
 
 class Document(NamedTuple):
-    """One sequence: ids int32 [n] and learned uint8 [n] (1 where a token is learned).
+    """One sequence: ids int32 [n] and loss_mask uint8 [n] (1 where a token is learned).
 
-    `losses` are the kinds of losses of the chat template.
+    `dropped_content` are the kinds of content that the chat template drops.
     """
 
     ids: np.ndarray
-    learned: np.ndarray
-    losses: tuple[str, ...] = ()
+    loss_mask: np.ndarray
+    dropped_content: tuple[str, ...] = ()
 
     def cut(self, length: int) -> Document:
         """Return the first `length` tokens."""
-        return Document(self.ids[:length], self.learned[:length], self.losses)
+        return Document(self.ids[:length], self.loss_mask[:length], self.dropped_content)
 
 
-class Row(TypedDict):
+class TokenizedDocument(TypedDict):
     """One document: input_ids int32 [n]; labels int64 [n], -100 where nothing is learned."""
 
     input_ids: np.ndarray
     labels: np.ndarray
 
 
-class Tokens:
+class TokenizedSplit:
     """The tokenised documents of one split, those of each source one after the other.
 
     Args:
@@ -65,7 +65,7 @@ class Tokens:
             json.loads((folder / "meta.json").read_text(encoding="utf-8")) for folder in folders
         ]
         self.ids = _join_arrays([_map_array(folder, "ids") for folder in folders])
-        self.learned = _join_arrays([_map_array(folder, "learned") for folder in folders])
+        self.loss_mask = _join_arrays([_map_array(folder, "loss_mask") for folder in folders])
         offsets = [np.asarray(_map_array(folder, "offsets")) for folder in folders]
         self.sizes = [len(part) - 1 for part in offsets]  # documents of each source
         self.offsets = join_offsets(offsets)
@@ -96,11 +96,11 @@ class Tokens:
         """Number of rows left out because they could not be used."""
         return int(self.meta["skipped"])
 
-    def row(self, index: int) -> Row:
+    def row(self, index: int) -> TokenizedDocument:
         """Return one document."""
-        here = slice(self.offsets[index], self.offsets[index + 1])
-        ids = np.asarray(self.ids[here])
-        return {"input_ids": ids, "labels": np.where(self.learned[here], ids, np.int64(IGNORED))}
+        span = slice(self.offsets[index], self.offsets[index + 1])
+        ids = np.asarray(self.ids[span])
+        return {"input_ids": ids, "labels": np.where(self.loss_mask[span], ids, np.int64(IGNORED))}
 
     def find_sources(self, rows: Sequence[int]) -> np.ndarray:
         """Return the number of the source of each document, int64 [rows]."""
@@ -115,8 +115,8 @@ class Tokens:
 
     def summary(self) -> str:
         """One line with the number of documents and tokens, and of rows that were left out."""
-        lost = f" ({format_counts(self.meta)})" if self.meta["left_out"] else ""
-        return f"{len(self):,} rows, {int(self.lengths.sum()):,} tokens{lost}"
+        left_out = f" ({format_counts(self.meta)})" if self.meta["left_out"] else ""
+        return f"{len(self):,} rows, {int(self.lengths.sum()):,} tokens{left_out}"
 
     def sample(self, tokenizer: PreTrainedTokenizerBase) -> str:
         """Return the first document as text, with its special tokens."""
@@ -165,9 +165,9 @@ def split_windows(document: Document, length: int) -> list[Document]:
     """
     windows = []
     for start in range(0, max(len(document.ids) - 1, 1), length - 1):
-        learned = document.learned[start : start + length].copy()
-        learned[:1] = 0
-        windows.append(Document(document.ids[start : start + length], learned))
+        loss_mask = document.loss_mask[start : start + length].copy()
+        loss_mask[:1] = 0
+        windows.append(Document(document.ids[start : start + length], loss_mask))
     return windows
 
 

@@ -108,10 +108,14 @@ class Artefact:
         if self.run is not None:
             from ftcli.config import build, load
             from ftcli.core.base_model import refuse_other_base
+            from ftcli.models.gguf_source import GgufSource
 
             model = load(self.run / "config.yaml").config["model"]
             refuse_other_base(self.run, build(model, "model", None))
-            named = model["path"]
+            gguf = GgufSource.from_model(
+                model["path"], model.get("gguf_file"), model.get("revision")
+            )
+            named = gguf.convert() if gguf else model["path"]
         else:
             named = self.config.get("base_model_name_or_path") if self.kind == "adapter" else None
         if not named:

@@ -57,7 +57,9 @@ class RunEvaluator:
             UserError: a name is no tensor of the model.
         """
         if self.kind == "adapter":
-            self.run.method.load_state(self.model, {name: tensors[name] for name in tensors})
+            self.run.method.load_trained_tensors(
+                self.model, {name: tensors[name] for name in tensors}
+            )
             return
         parameters = dict(self.model.named_parameters())
         unknown = [name for name in tensors if name not in parameters]

@@ -181,7 +181,7 @@ def load_dequantised(run: Run) -> Any:
             "quantised",
         ) from error
     model = run.method.prepare(plain)
-    run.method.load_state(model, run.method.state(run.model))
+    run.method.load_trained_tensors(model, run.method.get_trained_tensors(run.model))
     return model.eval()
 
 
@@ -235,13 +235,13 @@ def _select_rows(run: Run) -> list[Row]:
         places = sorted({i * len(examples) // ROWS for i in range(ROWS)})
         return [examples.batch([place])["inputs"] for place in places]
     try:
-        tokens = run.data.prepare("train", run.tokenizer)
+        tokenized = run.data.prepare("train", run.tokenizer)
     except UserError:
         generator = torch.Generator().manual_seed(0)
         shape = (ROWS, LONGEST // 4)
         return torch.randint(len(run.tokenizer), shape, generator=generator).tolist()
-    chosen = {i * len(tokens) // ROWS for i in range(ROWS)}
-    return [[int(t) for t in tokens.row(i)["input_ids"][:LONGEST]] for i in sorted(chosen)]
+    chosen = {i * len(tokenized) // ROWS for i in range(ROWS)}
+    return [[int(t) for t in tokenized.row(i)["input_ids"][:LONGEST]] for i in sorted(chosen)]
 
 
 def _make_mismatch_error(result: Agreement, begins: str, run: Run) -> UserError:

@@ -112,7 +112,8 @@ def build_config(source: Path, kind: Kind, base: str | None = None) -> dict[str,
 
     config = dict(load(source / "config.yaml").config)
     if base is not None:
-        config["model"] = {**config["model"], "path": base}
+        kept = {key: value for key, value in config["model"].items() if key != "gguf_file"}
+        config["model"] = {**kept, "path": base}
     if kind == "model":
         config["method"] = FULL
         config["model"] = {**config["model"], "quantization": "none"}

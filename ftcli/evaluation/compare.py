@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ftcli.config.job import KEYS_NOT_PASSED
+from ftcli.config.renamed import update_old_config
 from ftcli.core.errors import UserError
 from ftcli.loggers.base import flatten
 
@@ -82,10 +83,10 @@ def _scores(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
 def _config(folder: Path) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
-    plain = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    plain: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
     return {
         key: value
-        for key, value in flatten(plain)
+        for key, value in flatten(update_old_config(plain))
         if key not in NOT_CHOICES and not {*KEYS_NOT_PASSED} & {*key.split(".")}
     }
 

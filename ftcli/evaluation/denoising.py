@@ -40,7 +40,7 @@ class Denoising:
         with evaluation_mode(run) as model:
             for batch in loader:
                 total += self._sum(model, batch)
-                rows += len(batch["rows"])
+                rows += len(batch["indices"])
                 if self.limit is not None and rows >= self.limit:
                     break
         return {self.name: total / (rows * self.levels)}
@@ -55,7 +55,7 @@ class Denoising:
         for level in range(self.levels):
             time = (2 * level + 1) * count // (2 * self.levels)
             key = (0, EVALUATION_STEP, time)
-            noise = draw_noise(batch["rows"], latents.shape[1:], count, key)[1].to(latents)
+            noise = draw_noise(batch["indices"], latents.shape[1:], count, key)[1].to(latents)
             times = torch.full((len(latents),), time)
             squared_errors = prediction_errors(
                 model, latents, batch["inputs"]["input_ids"], times, noise

@@ -79,7 +79,7 @@ class Generation:
             }
             for prompt, prediction in zip(prompts, predictions, strict=True)
         ]
-        path = run.dir.path / "samples" / f"{run.step}-{self.name}.jsonl"
+        path = run.dir.path / "samples" / f"{run.evaluated_step}-{self.name}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples))
 

@@ -51,7 +51,7 @@ class ImageGrid:
         folder = Path(run.dir.path) / "images"
         folder.mkdir(exist_ok=True)
         draw_grid(images, self.columns, scale=self.scale).save(
-            folder / f"{self.name}-{run.step:06d}.png"
+            folder / f"{self.name}-{run.evaluated_step:06d}.png"
         )
         return {}
 
@@ -61,7 +61,7 @@ class ImageGrid:
             return captions.batch(list(range(min(self.count, len(captions)))))
         ids = captions.tokens(run.tokenizer, self.prompts)
         rows = list(range(len(ids)))
-        return {"rows": rows, "inputs": {"input_ids": ids}, "empty": captions.empty[0]}
+        return {"indices": rows, "inputs": {"input_ids": ids}, "empty": captions.empty[0]}
 
     def _interleave(self, real: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
         """Alternate rows of real images and rows of their samples."""
@@ -74,7 +74,7 @@ def draw(model: Any, batch: dict[str, Any], steps: int, guidance: float = 1.0) -
     """Sample pixels [B, 3, h, w] in [-1, 1] for the captions of a batch, from noise of its row numbers."""
     parts = unwrap_parts(model)
     shape = torch.Size(latent_shape(parts))
-    noise = draw_noise(batch["rows"], shape, 1, (0, EVALUATION_STEP))[1].to(parts.device)
+    noise = draw_noise(batch["indices"], shape, 1, (0, EVALUATION_STEP))[1].to(parts.device)
     score = noise_predictor(model, batch["inputs"]["input_ids"], batch["empty"], guidance)
     return parts.decode(Ddim.from_scheduler(parts.scheduler, steps).sample(noise, score))
 

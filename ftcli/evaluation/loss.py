@@ -47,7 +47,7 @@ class Loss:
                 losses = run.objective.held_out_losses(model, batch)
                 total += losses.values.double().sum().item()
                 count += losses.values.numel()
-                rows += len(batch["rows"])
+                rows += len(batch["indices"])
                 for title, (part, n) in sum_by_source(losses, batch, titles).items():
                     known = by_source.get(title, (0.0, 0))
                     by_source[title] = known[0] + part.double(), known[1] + n

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ftcli.config import ComposedJob
 
 
-def ensure_base(composed: ComposedJob) -> None:
+def train_missing_base(composed: ComposedJob) -> None:
     """Train the base that a job starts from, unless its finished model exists on this machine.
 
     Raises:
@@ -21,14 +21,14 @@ def ensure_base(composed: ComposedJob) -> None:
 
     if is_base_trained(composed):
         return
-    assert composed.base is not None
-    base = compose_base(composed.base)
+    assert composed.base_job is not None
+    base = compose_base(composed.base_job)
     folder = locate_base_run(base)
     folder.parent.mkdir(parents=True, exist_ok=True)
     complete_job(base, folder, quiet=False)
     if not (folder / "model").is_dir():
         raise UserError(
-            f"{composed.base} trains no whole model.",
+            f"{composed.base_job} trains no whole model.",
             where=composed.where("model.path"),
             fix="a base is trained with method=full",
         )

@@ -42,12 +42,12 @@ def compose_config(run_dir: RunDir, overrides: Sequence[str]) -> ComposedJob:
     Raises:
         UserError: an override cannot be parsed, or the configuration with it is not valid.
     """
-    from ftcli.config import compose, load, validate
+    from ftcli.config import compose, load, validate_and_convert
 
     if not overrides:
         return load(run_dir.path / "config.yaml")
     changed = compose(run_dir.path / "config.yaml", overrides)
-    validate(changed)
+    validate_and_convert(changed)
     return changed
 
 

@@ -12,7 +12,7 @@ from ftcli.run.build import build_run
 
 if TYPE_CHECKING:
     from ftcli.config import ComposedJob
-    from ftcli.trainer.loop import Batch, Loop
+    from ftcli.trainer.context import Batch, TrainingContext
 
 QUICK = 20.0  # seconds; a first step below it is followed by a second one, which is timed
 
@@ -46,9 +46,9 @@ def dry_run(composed: ComposedJob) -> DryRunReport:
         UserError: the error that training would raise; code 3 when memory ran out.
     """
     from ftcli.jobs import failures
-    from ftcli.jobs.bases import ensure_base
+    from ftcli.jobs.bases import train_missing_base
 
-    ensure_base(composed)  # the model may be what another recipe trains
+    train_missing_base(composed)  # the model may be what another recipe trains
     run = build_run(composed.config, None, composed)
     run.loggers = {}
     with failures.translate_errors(run, composed):
@@ -59,17 +59,17 @@ def _measure_run(run: Run) -> DryRunReport:
     from ftcli.core.allocator import describe_shape
     from ftcli.trainer.meter import peak_memory_gb
 
-    loop = run.trainer.build_loop(run)
-    loader = loop.loader
+    context = run.trainer.prepare_training(run)
+    loader = context.loader
     chosen = find_longest_rows(run, loader)
     batches = [loader.batch(rows) for rows in chosen]
-    seconds = _time_step(loop, batches)
+    seconds = _time_step(context, batches)
     if seconds < QUICK:  # the first one also loads kernels and makes buffers
-        seconds = _time_step(loop, batches)
+        seconds = _time_step(context, batches)
     began = time.perf_counter()
     _evaluate_longest(run)
     judged = time.perf_counter() - began
-    plan = loader.list_batch_rows(0)
+    plan = loader.list_batch_indices(0)
     share = _count_tokens(loader, plan) / len(plan) / (_count_tokens(loader, chosen) / len(chosen))
     steps = run.trainer.count_steps(run)
     peak = int(peak_memory_gb() * 1e9)
@@ -78,10 +78,10 @@ def _measure_run(run: Run) -> DryRunReport:
     )
 
 
-def _time_step(loop: Loop, batches: list[Batch]) -> float:
+def _time_step(context: TrainingContext, batches: list[Batch]) -> float:
     began = time.perf_counter()
-    loop.run.trainer.train_step(loop, batches)
-    loop.meter.check_pending()  # waits for the device, and sees that all was finite
+    context.run.trainer.train_step(context, batches)
+    context.meter.check_pending()  # waits for the device, and sees that all was finite
     return time.perf_counter() - began
 
 
@@ -109,9 +109,9 @@ def find_longest_rows(run: Run, loader: Any) -> list[list[int]]:
     of the first epoch are taken.
     """
     times, size = run.trainer.gradient_accumulation_steps, run.trainer.batch_size
-    lengths = getattr(getattr(loader, "tokens", None), "lengths", None)
+    lengths = getattr(getattr(loader, "prepared", None), "lengths", None)
     if lengths is None or getattr(loader, "packing", None) == "bins":
-        plan = loader.list_batch_rows(0)
+        plan = loader.list_batch_indices(0)
         plan = sorted(plan, key=lambda rows: -_count_tokens(loader, [rows]))
         return [list(rows) for rows in plan[:times]]
     group = loader.group
@@ -127,7 +127,7 @@ def find_longest_rows(run: Run, loader: Any) -> list[list[int]]:
 
 def _count_tokens(loader: Any, plan: list[list[int]]) -> int:
     """Return the size of micro-batches: tokens with padding, or rows where the data have no lengths."""
-    lengths = getattr(getattr(loader, "tokens", None), "lengths", None)
+    lengths = getattr(getattr(loader, "prepared", None), "lengths", None)
     if lengths is None:
         return sum(map(len, plan))
     if getattr(loader, "packing", None) == "none":

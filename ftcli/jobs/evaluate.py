@@ -65,11 +65,11 @@ def _open_run(folder: Path, job: str | None, checkpoint: str) -> Run:
             f"{folder} is a model without evaluation data.",
             fix=f"ftcli eval {folder} --config configs/qlora_llama.yaml",
         )
-    from ftcli.config import compose, validate
+    from ftcli.config import compose, validate_and_convert
 
     composed = compose(job, [f"model.path={folder}"])
     composed.config["model"].pop("gguf_file", None)  # which says where other weights are
-    validate(composed)
+    validate_and_convert(composed)
     run = build_run(composed.config)
     run.load_model()
     return run
@@ -100,7 +100,7 @@ def _save_scores(
             "task": task,
             "split": split,
             "checkpoint": checkpoint,
-            "step": run.step,
+            "step": run.evaluated_step,
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "scores": scores,
         },

@@ -45,8 +45,8 @@ def report_non_finite(run: Run, error: NonFinite) -> UserError:
     dump_batch(run, error)
     if run.dir is not None and run.accelerator.is_main_process:
         with suppress(OSError):  # a full disk must not hide it
-            run.dir.append_event("non_finite", step=error.step, what=error.what, rows=error.rows)
-    rows = [row for batch in error.rows for row in batch]
+            run.dir.append_event("non_finite", step=error.step, what=error.what, rows=error.indices)
+    rows = [row for batch in error.indices for row in batch]
     loss = "" if error.what.endswith("loss") else f" (loss {error.loss:.4g})"
     batch = f" The batch is in {error.folder}." if error.folder else ""
     checkpoint = find_last_checkpoint(run)
@@ -79,7 +79,7 @@ def report_out_of_memory(
     gc.collect()
     batches: list[Any] = getattr(error, "batches", [])
     step: int | None = getattr(error, "step", None)
-    rows = [row for batch in batches for row in batch["rows"]]
+    rows = [row for batch in batches for row in batch["indices"]]
     if run.dir is not None:
         with suppress(OSError):
             run.dir.append_event("out_of_memory", step=step, rows=rows)
@@ -105,7 +105,7 @@ def _describe_place(run: Run, step: int | None, batches: Sequence[Any], rows: Se
 
 def _count_tokens(batch: Any) -> int:
     ids = batch.get("input_ids")
-    return len(batch["rows"]) if ids is None else ids.numel()
+    return len(batch["indices"]) if ids is None else ids.numel()
 
 
 def _suggest_overrides(run: Run, peak: float, composed: ComposedJob | None) -> list[str]:
@@ -150,10 +150,10 @@ def find_last_checkpoint(run: Run) -> str | None:
     """Return the name of the newest complete checkpoint; None where there is none."""
     from ftcli.trainer.checkpoint import Checkpoints
 
-    whole = Checkpoints(run.dir.checkpoints).finished() if run.dir is not None else []
+    whole = Checkpoints(run.dir.checkpoints).list_complete() if run.dir is not None else []
     return whole[-1].name if whole else None
 
 
 def _describe_rows(run: Run, rows: Sequence[int]) -> str:
     more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
-    return ", ".join(run.locate_row(row) for row in rows[:SHOWN]) + more
+    return ", ".join(run.locate_example(row) for row in rows[:SHOWN]) + more

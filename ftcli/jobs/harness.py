@@ -83,8 +83,13 @@ def evaluate_tasks(
     return found
 
 
-def find_tasks(tasks: Sequence[str], options: HarnessOptions) -> TaskManager:
+def find_tasks(
+    tasks: Sequence[str], options: HarnessOptions, evaluators: Sequence[str] = ()
+) -> TaskManager:
     """Return lm-eval's index of tasks: that of the given folder where it has all of them, else also its own.
+
+    Args:
+        evaluators: names of the run's own evaluators, of which a name may be a misspelling.
 
     Raises:
         UserError: lm-eval is not installed, a task is in neither, or the folder's tasks hold code.
@@ -93,7 +98,8 @@ def find_tasks(tasks: Sequence[str], options: HarnessOptions) -> TaskManager:
     try:
         from lm_eval.tasks import TaskManager
     except ImportError as error:
-        raise missing_package("lm-eval", EXTRA, f"--tasks {','.join(tasks)}") from error
+        known = f" (evaluators of the run: {', '.join(evaluators)})" if evaluators else ""
+        raise missing_package("lm-eval", EXTRA, f"--tasks {','.join(tasks)}{known}") from error
     if options.folder is not None:
         import lm_eval.api.metrics  # noqa: F401  (fills the registry)
         from lm_eval.api.registry import metric_registry
@@ -110,7 +116,7 @@ def find_tasks(tasks: Sequence[str], options: HarnessOptions) -> TaskManager:
     if unknown:
         from ftcli.config.paths import find_nearest
 
-        near = find_nearest(unknown[0], manager.all_tasks)
+        near = find_nearest(unknown[0], [*evaluators, *manager.all_tasks])
         hint = f" Closest: {', '.join(near)}." if near else ""
         raise UserError(
             f"{', '.join(unknown)}: neither an evaluator of the run nor a task of lm-eval.{hint}",
@@ -132,9 +138,9 @@ def _open_model(path: str, checkpoint: str, options: HarnessOptions) -> tuple[An
             raise UserError(f"{path} is no causal language model.", where="--tasks")
         tokenizer = copy.deepcopy(run.tokenizer)  # lm-eval may give it a padding token
         return run, HFLM(run.model, tokenizer=tokenizer, batch_size=options.batch_size)
-    from ftcli.models.causal_lm import CausalLM
+    from ftcli.models.causal_lm import CausalLMSource
 
-    source = CausalLM(path, dtype="auto")  # safetensors only, no code of the model
+    source = CausalLMSource(path, dtype="auto")  # safetensors only, no code of the model
     tokenizer = source.load_tokenizer()
     return None, HFLM(source.load(), tokenizer=tokenizer, batch_size=options.batch_size)
 
@@ -221,7 +227,7 @@ def _save(run: Any, checkpoint: str, scores: TaskScores) -> None:
         {
             "task": scores.task,
             "checkpoint": checkpoint,
-            "step": run.step,
+            "step": run.evaluated_step,
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "scores": scores.scores,
             "standard_errors": scores.errors,

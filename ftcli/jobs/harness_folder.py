@@ -55,7 +55,11 @@ def _iterate_nodes(file: Path) -> Iterator[Any]:
     try:
         roots = list(yaml.compose_all(file.read_text(encoding="utf-8"), yaml.SafeLoader))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"not a YAML file: {error}", where=str(file)) from error
+        raise UserError(
+            f"not a YAML file: {error}",
+            where=str(file),
+            fix="mend it, or move it out of the folder of --task-path, every file of which is read",
+        ) from error
     waiting: list[Any] = [root for root in roots if root is not None]
     seen: set[int] = set()
     while waiting:

@@ -56,7 +56,7 @@ class Machines:
 
 
 @dataclass(frozen=True)
-class Ranks:
+class LaunchTopology:
     """How a run is distributed: processes on each machine, and the machines."""
 
     processes: int = 1
@@ -76,7 +76,7 @@ class Ranks:
         return words
 
 
-def launch(composed: ComposedJob, ranks: Ranks) -> dict[str, Any]:
+def launch(composed: ComposedJob, topology: LaunchTopology) -> dict[str, Any]:
     """Train in several ranks; returns result.json's content, or nothing on machines other than the first.
 
     The first machine writes the run directory, which all must see under the same path.
@@ -85,21 +85,21 @@ def launch(composed: ComposedJob, ranks: Ranks) -> dict[str, Any]:
         UserError: a rank failed. The run directory is removed when the mistake was found before the
             first step.
     """
-    from ftcli.jobs.bases import ensure_base
-    from ftcli.run.build import create_run
+    from ftcli.jobs.bases import train_missing_base
+    from ftcli.run.build import create_run_in_new_dir
 
-    if ranks.machines.rank:
-        return run_ranks(None, ranks)
-    ensure_base(composed)
+    if topology.machines.rank:
+        return run_ranks(None, topology)
+    train_missing_base(composed)
     # build all parts once here, so that an error in them is found before any rank starts
-    run_dir = create_run(composed).dir
+    run_dir = create_run_in_new_dir(composed).dir
     assert run_dir is not None
-    with run_dir.removed_unless_started():
-        return run_ranks(run_dir, ranks)
+    with run_dir.removed_on_user_error():
+        return run_ranks(run_dir, topology)
 
 
 def run_ranks(
-    run_dir: RunDir | None, ranks: Ranks, checkpoint: Path | None = None
+    run_dir: RunDir | None, topology: LaunchTopology, checkpoint: Path | None = None
 ) -> dict[str, Any]:
     """Train a run whose record exists already in several ranks; returns the content of result.json.
 
@@ -111,37 +111,37 @@ def run_ranks(
         UserError: a rank failed, or was killed; the others were ended.
     """
     if run_dir is None:
-        _start_agent("", "", ranks)
+        _start_agent("", "", topology)
         return {}
     with lock_run(run_dir.path):
         try:
-            _start_agent(str(run_dir.path), str(checkpoint or ""), ranks)
+            _start_agent(str(run_dir.path), str(checkpoint or ""), topology)
         except UserError as error:
             if error.code == FAILED and not error.fix:
-                error.where, error.fix = str(run_dir.path), _describe_way_on(run_dir, ranks)
+                error.where, error.fix = str(run_dir.path), _describe_way_on(run_dir, topology)
             raise
     return run_dir.result()
 
 
-def _start_agent(path: str, checkpoint: str, ranks: Ranks) -> None:
+def _start_agent(path: str, checkpoint: str, topology: LaunchTopology) -> None:
     """Start this machine's ranks and wait for their end."""
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    several = ranks.machines.count > 1
+    several = topology.machines.count > 1
     config = LaunchConfig(
-        min_nodes=ranks.machines.count,
-        max_nodes=ranks.machines.count,
-        nproc_per_node=ranks.processes,
+        min_nodes=topology.machines.count,
+        max_nodes=topology.machines.count,
+        nproc_per_node=topology.processes,
         rdzv_backend="static" if several else "c10d",
-        rdzv_endpoint=ranks.machines.rendezvous or "localhost:0",
-        rdzv_configs={"rank": ranks.machines.rank} if several else {},
+        rdzv_endpoint=topology.machines.rendezvous or "localhost:0",
+        rdzv_configs={"rank": topology.machines.rank} if several else {},
         run_id="ftcli" if several else uuid.uuid4().hex,
         max_restarts=0,
         shutdown_timeout=PATIENCE,
     )
-    with _agent_environment(ranks.processes):
+    with _agent_environment(topology.processes):
         try:
             elastic_launch(config, sys.executable)("-m", "ftcli.jobs.launch", path, checkpoint)
         except ChildFailedError as error:
@@ -177,26 +177,26 @@ def _agent_environment(processes: int) -> Iterator[None]:
             del os.environ["OMP_NUM_THREADS"]
 
 
-def _describe_way_on(run_dir: RunDir, ranks: Ranks) -> str:
+def _describe_way_on(run_dir: RunDir, topology: LaunchTopology) -> str:
     from ftcli.trainer.checkpoint import Checkpoints
 
-    done = Checkpoints(run_dir.checkpoints).finished()
+    done = Checkpoints(run_dir.checkpoints).list_complete()
     begin = f"goes on from {done[-1].name}" if done else "begins anew: nothing was saved yet"
-    return f"ftcli resume {run_dir.path}{ranks.words} {begin}; {run_dir.path}/train.log has the traceback"
+    return f"ftcli resume {run_dir.path}{topology.words} {begin}; {run_dir.path}/train.log has the traceback"
 
 
 def _run_rank(path: str, checkpoint: str) -> None:
     """Train as one rank; exits with the code of an error, which goes to the parent."""
     from ftcli.config import load
     from ftcli.core.ranks import broadcast_from_main, build_accelerator
-    from ftcli.jobs.train import fit_locked
+    from ftcli.jobs.train import train_and_record_failure
     from ftcli.run.build import build_run
 
     try:
         path, checkpoint = broadcast_from_main(build_accelerator(), (path, checkpoint))
         run_dir = RunDir.open(path)
         run = build_run(load(run_dir.path / "config.yaml").config, run_dir)
-        fit_locked(run, Path(checkpoint) if checkpoint else None)
+        train_and_record_failure(run, Path(checkpoint) if checkpoint else None)
     except UserError as error:
         tell_parent(error)
     except Exception as error:

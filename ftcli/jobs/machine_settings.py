@@ -32,26 +32,28 @@ def detect_machine() -> Machine:
 
 
 def choose_settings(
-    promises: dict[str, Any], machine: Machine, rows: int | None = None
+    capabilities: dict[str, Any], machine: Machine, rows: int | None = None
 ) -> dict[str, dict[str, Any]]:
     """Choose settings: group -> key -> (value, comment).
 
     Args:
-        promises: promises of the method's class (`ftcli.methods.base.Method`).
+        capabilities: capabilities of the method's class (`ftcli.methods.base.Method`).
         rows: number of training rows, if known.
     """
-    values = _choose_for_machine(promises, machine)
+    values = _choose_for_machine(capabilities, machine)
     if rows is not None and rows < FEW_ROWS:
         _fit_few_rows(values, rows)
     return values
 
 
-def _choose_for_machine(promises: dict[str, Any], machine: Machine) -> dict[str, dict[str, Any]]:
-    gpu, trains_base = machine.memory_gb, promises.get("artefact") == "model"
+def _choose_for_machine(
+    capabilities: dict[str, Any], machine: Machine
+) -> dict[str, dict[str, Any]]:
+    gpu, trains_base = machine.memory_gb, capabilities.get("artefact") == "model"
     small = gpu is not None and gpu < 40
-    quantization = "nf4" if small and promises.get("quantisable") is not False else "none"
-    packed = promises.get("packable") is not False
-    recomputed = small and promises.get("gradient_checkpointing") is not False
+    quantization = "nf4" if small and capabilities.get("quantisable") is not False else "none"
+    packed = capabilities.get("packable") is not False
+    recomputed = small and capabilities.get("gradient_checkpointing") is not False
     return {
         "model": {
             "quantization": (quantization, "none, nf4, fp4 or int8: storage of the frozen weights")

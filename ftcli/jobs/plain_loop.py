@@ -12,7 +12,7 @@ from ftcli.data.loader import collate_padded
 from ftcli.jobs.bench import Clock
 from ftcli.methods.full import Full
 from ftcli.methods.peft import Peft
-from ftcli.models.causal_lm import CausalLM
+from ftcli.models.causal_lm import CausalLMSource
 from ftcli.objectives.causal_lm import NextTokenPrediction
 from ftcli.optimizers.library import LibraryOptimizer
 from ftcli.run.build import build_run
@@ -38,13 +38,13 @@ class PlainLoop:
     def __init__(self, run: Run) -> None:
         _refuse_others(run)
         run.load_model()  # decides how rows are packed, without which there is no loader
-        self.tokens, loader = run.data.prepare("train", run.tokenizer), run.build_loader()
+        self.prepared, loader = run.data.prepare("train", run.tokenizer), run.build_loader()
         self.pad = run.tokenizer.pad_token_id
         count = run.trainer.gradient_accumulation_steps
         self.steps: list[list[list[int]]] = []  # rows of each micro-batch of each step
         epoch = 0
         while len(self.steps) < run.trainer.max_steps:
-            batches = loader.list_batch_rows(epoch)
+            batches = loader.list_batch_indices(epoch)
             self.steps += [batches[i : i + count] for i in range(0, len(batches), count)]
             epoch += 1
         run.model = None  # the rounds load their own
@@ -59,7 +59,7 @@ class PlainLoop:
         if run.trainer.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        optimizer = run.optimizer.build(named, device)
+        optimizer = run.optimizer_builder.build(named, device)
         trained, limit = [p for _, p in named], run.trainer.max_grad_norm
         for micro_batches in self.steps[: run.trainer.max_steps]:
             tokens = clock.tokens[-1]
@@ -77,7 +77,7 @@ class PlainLoop:
 
     def _collate(self, micro_batches: list[Any]) -> Iterator[dict[str, torch.Tensor]]:
         for rows in micro_batches:
-            batch = collate_padded(self.tokens, rows, self.pad)
+            batch = collate_padded(self.prepared, rows, self.pad)
             yield {name: batch[name] for name in INPUTS}
 
 
@@ -87,14 +87,17 @@ def _refuse_others(run: Run) -> None:
     more = [
         name
         for name, unlike in (
-            (f"model={type(run.model_source).__name__}", type(run.model_source) is not CausalLM),
+            (
+                f"model={type(run.model_source).__name__}",
+                type(run.model_source) is not CausalLMSource,
+            ),
             (f"objective={objective.__name__}", objective is not NextTokenPrediction),
             (f"method={type(run.method).__name__}", type(run.method) not in (Peft, Full)),
             ("trainable", type(run.trainable) not in (type(None), Trainable)),
             ("pipeline", run.pipeline is not None),
             ("penalty", bool(run.penalties)),
-            *((f"callback.{name}", True) for name in run.named_callbacks),
-            ("optimizer", type(run.optimizer) is not LibraryOptimizer),
+            *((f"callback.{name}", True) for name in run.configured_callbacks),
+            ("optimizer", type(run.optimizer_builder) is not LibraryOptimizer),
             ("data.packing=bins", getattr(run.data, "packing", None) == "bins"),
             ("trainer.compile", run.trainer.compile),
         )

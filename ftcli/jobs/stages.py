@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ftcli.config import compose, load, validate
-from ftcli.config.job import ComposedJob, get_effective_value, get_promise
+from ftcli.config import compose, load, validate_and_convert
+from ftcli.config.job import ComposedJob, get_capability, get_effective_value
 from ftcli.core.atomic import write_json
 from ftcli.core.errors import Problems, UserError
 from ftcli.core.run_dir import RunDir, is_plain_name
 from ftcli.jobs import changes, trial
-from ftcli.jobs.launch import Ranks
+from ftcli.jobs.launch import LaunchTopology
 
 KEY = "stages"
 MERGED = "merged"  # folder in a stage: its merged model, for a next stage with another method
@@ -38,7 +38,7 @@ def list_stages(folder: str | Path) -> list[str]:
     return list(load(Path(folder) / "config.yaml").config.get(KEY) or {})
 
 
-def start_stages(composed: ComposedJob, ranks: Ranks | None = None) -> dict[str, Any]:
+def start_stages(composed: ComposedJob, topology: LaunchTopology | None = None) -> dict[str, Any]:
     """Train all stages in a new folder `<run.dir>/<run.name>/<time>`; returns the content of result.json.
 
     Raises:
@@ -47,9 +47,9 @@ def start_stages(composed: ComposedJob, ranks: Ranks | None = None) -> dict[str,
     options = composed.config["run"]
     jobs = compose_stages(composed)
     run_dir = RunDir.create(options.get("dir", "runs"), options["name"])
-    with run_dir.removed_unless_started():
+    with run_dir.removed_on_user_error():
         _write_records(composed, jobs, run_dir.path)
-        return _run_stages(run_dir.path, ranks)
+        return _run_stages(run_dir.path, topology)
 
 
 def resume_stages(
@@ -57,14 +57,14 @@ def resume_stages(
     allow: Sequence[str] = (),
     checkpoint: str = "last",
     overrides: Sequence[str] = (),
-    ranks: Ranks | None = None,
+    topology: LaunchTopology | None = None,
 ) -> dict[str, Any]:
     """Skip finished stages, resume the interrupted one, and train the others.
 
     Args:
         allow, checkpoint: as for resuming a run; `checkpoint` applies to the interrupted stage.
         overrides: as for resuming a run; they apply to every stage that is not finished.
-        ranks: the processes in which the stages train; None: this one.
+        topology: the processes in which the stages train; None: this one.
 
     Raises:
         UserError: all stages are finished, an override may not change, or a stage fails.
@@ -74,7 +74,7 @@ def resume_stages(
         if overrides:
             fix = f"ftcli resume {find_last_run(folder)} {' '.join(overrides)}"
         raise UserError(f"{folder}: all its stages are finished.", fix=fix)
-    return _run_stages(Path(folder), ranks, allow, checkpoint, overrides)
+    return _run_stages(Path(folder), topology, allow, checkpoint, overrides)
 
 
 def record_stages(composed: ComposedJob, folder: Path) -> None:
@@ -110,10 +110,10 @@ def _compose_stage(composed: ComposedJob, name: str, overrides: Sequence[str]) -
         raise UserError(
             "its name cannot be used as the name of a folder.", where=composed.where(KEY)
         )
-    stage = compose(composed.job, [*overrides, *composed.overrides])
+    stage = compose(composed.job_file, [*overrides, *composed.overrides])
     stage.config.pop(KEY, None)
     stage.drop_origins(KEY)
-    validate(stage)
+    validate_and_convert(stage)
     return stage
 
 
@@ -137,19 +137,19 @@ def _write_records(composed: ComposedJob, jobs: dict[str, ComposedJob], folder: 
     composed.config = resolve_precision(composed.config)
     write_record(RunDir(folder), composed)
     first = next(iter(jobs.values()))
-    _ensure_base_of_stage(first)
+    _train_missing_base_of_stage(first)
 
 
-def _ensure_base_of_stage(first: ComposedJob) -> None:
-    from ftcli.jobs.bases import ensure_base
+def _train_missing_base_of_stage(first: ComposedJob) -> None:
+    from ftcli.jobs.bases import train_missing_base
 
-    ensure_base(first)  # the model may be what another recipe trains
+    train_missing_base(first)  # the model may be what another recipe trains
 
 
 def _connect_stage(stage: ComposedJob, folder: Path, before: ComposedJob) -> None:
     """Configure a stage to start from the weights that the previous stage trains in `folder`."""
     model = before.config["model"]
-    if get_promise(before, "method", "artefact") == "model":
+    if get_capability(before, "method", "artefact") == "model":
         return _set_model_folder(stage, folder / "model")
     same = stage.config["method"] == before.config["method"] and _is_same_base(stage, before)
     how = get_effective_value(stage, "handover") or "auto"
@@ -163,9 +163,9 @@ def _connect_stage(stage: ComposedJob, folder: Path, before: ComposedJob) -> Non
     if same and how != "merge":
         stage.config["model"] = dict(model)
         stage.config["init_from"] = str(folder)
-        stage.base = before.base
+        stage.base_job = before.base_job
         return None
-    if get_promise(before, "method", "mergeable") is False:
+    if get_capability(before, "method", "mergeable") is False:
         raise UserError(
             f"{before.format_choice('method')} cannot be merged, and the next stage has another method.",
             where=before.where("method"),
@@ -193,25 +193,25 @@ def _set_model_folder(stage: ComposedJob, folder: Path) -> None:
         model.pop(key, None)
     if "weights" in model:
         model["weights"] = "pretrained"
-    stage.config["model"], stage.base = model, None
+    stage.config["model"], stage.base_job = model, None
     stage.origins["model.path"] = stage.origin(KEY)
 
 
 def _run_stages(
     folder: Path,
-    ranks: Ranks | None,
+    topology: LaunchTopology | None,
     allow: Sequence[str] = (),
     checkpoint: str = "last",
     overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
-    if ranks is not None and ranks.machines.count > 1:
+    if topology is not None and topology.machines.count > 1:
         raise UserError(
-            "stages train on one machine.", fix=f"without --nodes; -p {ranks.processes}"
+            "stages train on one machine.", fix=f"without --nodes; -p {topology.processes}"
         )
     results: dict[str, dict[str, Any]] = {}
     for name in list_stages(folder):
         _merge_before_stage(folder / name)
-        results[name] = _finish_stage(folder / name, ranks, allow, checkpoint, overrides)
+        results[name] = _finish_stage(folder / name, topology, allow, checkpoint, overrides)
         if results[name]["status"] != "finished":
             break
     result = _summarise_stages(folder, results)
@@ -231,7 +231,7 @@ def _merge_before_stage(stage: Path) -> None:
 
 def _finish_stage(
     folder: Path,
-    ranks: Ranks | None,
+    topology: LaunchTopology | None,
     allow: Sequence[str],
     checkpoint: str,
     overrides: Sequence[str],
@@ -245,9 +245,9 @@ def _finish_stage(
         return done
     run_dir = RunDir.open(folder)
     unreported = run_dir.result().get("status") == "finished"
-    if unreported or Checkpoints(run_dir.checkpoints).finished():
-        return resume(folder, allow, checkpoint, [] if unreported else overrides, ranks)
-    return restart(run_dir, changes.compose_config(run_dir, overrides), allow, folder, ranks)
+    if unreported or Checkpoints(run_dir.checkpoints).list_complete():
+        return resume(folder, allow, checkpoint, [] if unreported else overrides, topology)
+    return restart(run_dir, changes.compose_config(run_dir, overrides), allow, folder, topology)
 
 
 def _summarise_stages(folder: Path, results: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftcli.config import composition, paths, signature, validation
 from ftcli.config.display import format_scalar
-from ftcli.config.job import PROMISES, TARGET
+from ftcli.config.job import CAPABILITIES, TARGET
 from ftcli.config.paths import find_nearest
 from ftcli.config.yaml_locations import read_option
 from ftcli.core.errors import UserError
@@ -62,7 +62,7 @@ def write_job(
     draft = target.with_name(f".{target.stem}.draft.yaml")
     try:
         draft.write_text(text, encoding="utf-8")
-        validation.validate(composition.compose(draft))
+        validation.validate_and_convert(composition.compose(draft))
         draft.replace(target)
     finally:
         draft.unlink(missing_ok=True)
@@ -108,8 +108,10 @@ def render_job(
         seen: what the data hold, where that is known.
     """
     chosen = read_option(paths.list_options("method")[method.option])
-    promises = signature.read_signature(chosen[TARGET]).attributes | (chosen.get(PROMISES) or {})
-    settings = choose_settings(promises, machine, None if summary is None else summary.rows)
+    capabilities = signature.read_signature(chosen[TARGET]).attributes | (
+        chosen.get(CAPABILITIES) or {}
+    )
+    settings = choose_settings(capabilities, machine, None if summary is None else summary.rows)
     apply_requirements(settings, chosen)
     data_settings = _choose_data_settings(data, summary)
     judged = data.option if data.option in paths.list_options("eval") else "loss"

@@ -9,7 +9,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftcli.config.renamed import replace_old_names
+from ftcli.config.renamed import update_old_config
 from ftcli.core.base_model import record_base, refuse_other_base
 from ftcli.core.disk import run_error
 from ftcli.core.errors import FAILED, UserError
@@ -17,29 +17,29 @@ from ftcli.core.run import Run
 from ftcli.core.run_dir import RunDir
 from ftcli.core.run_lock import lock_run
 from ftcli.jobs import changes
-from ftcli.jobs.bases import ensure_base
-from ftcli.run.build import build_run, create_run
+from ftcli.jobs.bases import train_missing_base
+from ftcli.run.build import build_run, create_run_in_new_dir
 from ftcli.run.finish import close_run_dir, finish
 
 if TYPE_CHECKING:
     from ftcli.config import ComposedJob
-    from ftcli.jobs.launch import Ranks
+    from ftcli.jobs.launch import LaunchTopology
 
 
 def train(composed: ComposedJob) -> dict[str, Any]:
     """Train a validated configuration; returns the content of result.json.
 
-    The run directory is removed when an error occurs before the first step.
+    The run directory is removed if the user made a mistake and no step was taken; any other error keeps it.
 
     Raises:
         UserError: an error that the user can fix; code 3 when memory ran out, 1 when the loss was not
             finite.
     """
-    ensure_base(composed)  # the model may be what another recipe trains
-    run = create_run(composed)
+    train_missing_base(composed)  # the model may be what another recipe trains
+    run = create_run_in_new_dir(composed)
     assert run.dir is not None
-    with run.dir.removed_unless_started():
-        return fit(run, None, composed)
+    with run.dir.removed_on_user_error():
+        return train_with_lock(run, None, composed)
 
 
 def resume(
@@ -47,7 +47,7 @@ def resume(
     allow: Sequence[str] = (),
     checkpoint: str = "last",
     overrides: Sequence[str] = (),
-    ranks: Ranks | None = None,
+    topology: LaunchTopology | None = None,
 ) -> dict[str, Any]:
     """Resume a run at the exact batch where its checkpoint was written.
 
@@ -56,7 +56,7 @@ def resume(
             `changes.FREE_KEYS`, and `data`.
         overrides: changes of the configuration, in Hydra's grammar; a finished run can be resumed
             with a larger number of steps. Its schedule is then that of the new length.
-        ranks: the processes in which it goes on; None: this one.
+        topology: the processes in which it goes on; None: this one.
 
     Raises:
         UserError: the run is finished, the checkpoint does not exist or is incomplete, or config or
@@ -65,7 +65,7 @@ def resume(
     run_dir = RunDir.open(path)
     try:
         with lock_run(run_dir.path):
-            return _resume(run_dir, path, allow, checkpoint, overrides, ranks)
+            return _resume(run_dir, path, allow, checkpoint, overrides, topology)
     except OSError as error:
         raise run_error(error, run_dir.path) or error from error
 
@@ -76,7 +76,7 @@ def _resume(
     allow: Sequence[str],
     checkpoint: str,
     overrides: Sequence[str],
-    ranks: Ranks | None,
+    topology: LaunchTopology | None,
 ) -> dict[str, Any]:
     from ftcli.trainer.checkpoint import Checkpoints
 
@@ -88,12 +88,12 @@ def _resume(
         raise changes.build_finished_error(run_dir.result(), path)
     checkpoints = Checkpoints(run_dir.checkpoints)
     composed = changes.compose_config(run_dir, overrides)
-    if checkpoint == "last" and not checkpoints.finished():
-        return restart(run_dir, composed, allow, path, ranks)
+    if checkpoint == "last" and not checkpoints.list_complete():
+        return restart(run_dir, composed, allow, path, topology)
     folder = checkpoints.find(checkpoint, fall_back=True)
     run = build_run(composed.config, run_dir, composed)
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    then = replace_old_names(state["config"])
+    then = update_old_config(state["config"])
     changed = changes.find_changes(then, run.config)
     changes.refuse_changes(changed, allow, overrides, path)
     _refuse_other_data(folder, run, allow, path)
@@ -106,7 +106,7 @@ def _resume(
         run_dir.append_event(
             "resume", checkpoint=folder.name, **({"changed": changed} if changed else {})
         )
-        return _go_on(run, folder, composed, ranks)
+        return _train_or_launch(run, folder, composed, topology)
 
 
 def restart(
@@ -114,7 +114,7 @@ def restart(
     composed: ComposedJob,
     allow: Sequence[str] = (),
     path: str | Path | None = None,
-    ranks: Ranks | None = None,
+    topology: LaunchTopology | None = None,
 ) -> dict[str, Any]:
     """Train a run that ended before its first checkpoint from the beginning."""
     from ftcli.config import load
@@ -127,22 +127,24 @@ def restart(
         if run_dir.metrics():
             run_dir.append_event("restart", **({"changed": changed} if changed else {}))
         run_dir.rewind(0)  # samples may have been written before the first line
-        return _go_on(run, None, composed, ranks)
+        return _train_or_launch(run, None, composed, topology)
 
 
-def _go_on(
-    run: Run, checkpoint: Path | None, composed: ComposedJob, ranks: Ranks | None
+def _train_or_launch(
+    run: Run, checkpoint: Path | None, composed: ComposedJob, topology: LaunchTopology | None
 ) -> dict[str, Any]:
     """Train in this process, or in ranks."""
     from ftcli.jobs.launch import run_ranks
 
-    if ranks is None or not ranks.several:
-        return fit(run, checkpoint, composed)
+    if topology is None or not topology.several:
+        return train_with_lock(run, checkpoint, composed)
     assert run.dir is not None
-    return run_ranks(run.dir, ranks, checkpoint)
+    return run_ranks(run.dir, topology, checkpoint)
 
 
-def fit(run: Run, checkpoint: Path | None, composed: ComposedJob | None = None) -> dict[str, Any]:
+def train_with_lock(
+    run: Run, checkpoint: Path | None, composed: ComposedJob | None = None
+) -> dict[str, Any]:
     """Train a run that has a directory, and write result and report.
 
     Args:
@@ -153,17 +155,17 @@ def fit(run: Run, checkpoint: Path | None, composed: ComposedJob | None = None) 
         UserError: known errors, with the place in the configuration.
     """
     with lock_run(run.dir.path) if run.dir else nullcontext():
-        return fit_locked(run, checkpoint, composed)
+        return train_and_record_failure(run, checkpoint, composed)
 
 
-def fit_locked(
+def train_and_record_failure(
     run: Run, checkpoint: Path | None, composed: ComposedJob | None = None
 ) -> dict[str, Any]:
-    """Do what `fit` does in a run whose lock is held, by this process or by the parent of the ranks."""
+    """Do what `train_with_lock` does in a run whose lock is held, by this process or by the parent of the ranks."""
     from ftcli.config.building import locate_error
 
     try:
-        return _fit(run, checkpoint, composed)
+        return _prepare_and_train(run, checkpoint, composed)
     except Exception as error:
         if run.dir is not None:
             with suppress(OSError):  # where the disk is what failed
@@ -179,7 +181,9 @@ def fit_locked(
         raise
 
 
-def _fit(run: Run, checkpoint: Path | None, composed: ComposedJob | None) -> dict[str, Any]:
+def _prepare_and_train(
+    run: Run, checkpoint: Path | None, composed: ComposedJob | None
+) -> dict[str, Any]:
     from ftcli.core.atomic import write_json
     from ftcli.jobs import failures
 
@@ -191,7 +195,7 @@ def _fit(run: Run, checkpoint: Path | None, composed: ComposedJob | None) -> dic
             write_json(run.dir.path / "data.json", described)
         if checkpoint is None and run.config.get("init_from"):
             load_init_weights(run, run.config["init_from"])
-        outcome = (run.pipeline or run.trainer).fit(run, resume=checkpoint)
+        outcome = (run.pipeline or run.trainer).fit(run, checkpoint)
     return finish(run, outcome) if run.accelerator.is_main_process else {}
 
 
@@ -225,7 +229,9 @@ def load_init_weights(run: Run, folder: str | Path) -> None:
             fix="handover=merge, between stages",
         )
     run.load_model()
-    load_weights(Checkpoints(RunDir.open(folder).checkpoints).find("last", only=WEIGHTS), run)
+    load_weights(
+        Checkpoints(RunDir.open(folder).checkpoints).find("last", verify_files=WEIGHTS), run
+    )
 
 
 def _refuse_other_base(run: Run, allow: Sequence[str], path: str | Path) -> None:
@@ -242,13 +248,13 @@ def _refuse_other_base(run: Run, allow: Sequence[str], path: str | Path) -> None
 
 def _refuse_other_data(folder: Path, run: Run, allow: Sequence[str], path: str | Path) -> None:
     position = json.loads((folder / "loader.json").read_text(encoding="utf-8"))
-    tokens = run.data.prepare("train", run.tokenizer)
-    if tokens.fingerprint == position["fingerprint"] or "data" in allow:
+    tokenized = run.data.prepare("train", run.tokenizer)
+    if tokenized.fingerprint == position["fingerprint"] or "data" in allow:
         return
     raise UserError(
         f"{path} was at epoch {position['epoch']}, batch {position['batch']} of data "
-        f"{position['fingerprint'][:8]}; the data now is {tokens.fingerprint[:8]} "
-        f"({len(tokens):,} rows). The position cannot be restored.",
+        f"{position['fingerprint'][:8]}; the data now is {tokenized.fingerprint[:8]} "
+        f"({len(tokenized):,} rows). The position cannot be restored.",
         where=f"data.path={run.config['data'].get('path')}"
         if run.config["data"].get("path")
         else "data.sources",

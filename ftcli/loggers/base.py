@@ -1,4 +1,4 @@
-"""Base class of loggers: a tracker receives figures with a step, from rank 0, and is closed once."""
+"""Base class of loggers: a tracker receives metrics with a step, from rank 0, and is closed once."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Logger(Callback, ABC):
         """
 
     @abstractmethod
-    def write(self, step: int, figures: dict[str, float]) -> None:
-        """Send the figures of one step."""
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Send the metrics of one step."""
 
     @abstractmethod
     def close(self) -> None:
@@ -46,7 +46,7 @@ class Logger(Callback, ABC):
             self.active = True
 
     def on_log(self, state: State, metrics: Mapping[str, Any]) -> None:
-        """Write the figures of one log."""
+        """Write the metrics of one log."""
         self._forward(state, metrics)
 
     def on_evaluate(self, state: State, metrics: Mapping[str, Any]) -> None:

@@ -41,9 +41,9 @@ class Mlflow(Logger):
         except MlflowException as error:
             raise self._refused(error) from error
 
-    def write(self, step: int, figures: dict[str, float]) -> None:
+    def write(self, step: int, metrics: dict[str, float]) -> None:
         """Log one metric a figure."""
-        for name, value in figures.items():
+        for name, value in metrics.items():
             self._client.log_metric(self._id, name, value, step=step)
 
     def close(self) -> None:

@@ -31,9 +31,9 @@ class Tensorboard(Logger):
         table = "".join(f"| {key} | {value} |\n" for key, value in flatten_config(run).items())
         self._writer.add_text("config", f"| key | value |\n|---|---|\n{table}")
 
-    def write(self, step: int, figures: dict[str, float]) -> None:
+    def write(self, step: int, metrics: dict[str, float]) -> None:
         """Add one scalar a figure."""
-        for name, value in figures.items():
+        for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ class Trackio(Logger):
     """Keeps the curves in Trackio's database on this machine, or in a Space of the Hub."""
 
     project: str = "ftcli"  # project the run appears in
-    space_id: str | None = None  # user/space to send the figures to; null stays on this machine
+    space_id: str | None = None  # user/space to send the metrics to; null stays on this machine
 
     def open(self, run: Run) -> None:
         """Start the run."""
@@ -33,9 +33,9 @@ class Trackio(Logger):
             embed=False,
         )
 
-    def write(self, step: int, figures: dict[str, float]) -> None:
-        """Log the figures of one step."""
-        self._run.log(figures, step=step)
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Log the metrics of one step."""
+        self._run.log(metrics, step=step)
 
     def close(self) -> None:
         """Wait until everything is stored."""

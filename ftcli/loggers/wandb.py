@@ -38,9 +38,9 @@ class Wandb(Logger):
             dir=str(folder.path) if folder else None,
         )
 
-    def write(self, step: int, figures: dict[str, float]) -> None:
-        """Log the figures of one step; later calls with the same step add to them."""
-        self._run.log(figures, step=step)
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Log the metrics of one step; later calls with the same step add to them."""
+        self._run.log(metrics, step=step)
 
     def close(self) -> None:
         """Wait until everything is sent."""

@@ -66,7 +66,7 @@ class AdaLora(Peft):
         Raises:
             UserError: a trainable policy freezes triplets, or the optimizer computes no gradients.
         """
-        if not getattr(run.optimizer.optimizer, "uses_backward", True):
+        if not getattr(run.optimizer_builder.optimizer, "uses_backward", True):
             raise UserError(
                 "AdaLoRA scores triplets by their gradients, and this optimizer computes none.",
                 where="optimizer",
@@ -120,15 +120,15 @@ class AdaLora(Peft):
         if (due or state.step == last) and budget < allocator.init_bgt:
             config.rank_pattern = allocator.mask_to_budget(layers, budget)
 
-    def state(self, model: Any) -> dict[str, Tensor]:
+    def get_trained_tensors(self, model: Any) -> dict[str, Tensor]:
         """Return all triplets, also masked ones, whose optimizer moments are used after a resume."""
         with _without_rank_pattern(model):
-            return super().state(model)
+            return super().get_trained_tensors(model)
 
-    def load_state(self, model: Any, tensors: dict[str, Tensor]) -> None:
+    def load_trained_tensors(self, model: Any, tensors: dict[str, Tensor]) -> None:
         """Put the tensors into the adapter, in place."""
         with _without_rank_pattern(model):
-            super().load_state(model, tensors)
+            super().load_trained_tensors(model, tensors)
 
     def state_dict(self) -> dict[str, Any]:
         """Return importance scores and the current rank pattern."""

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from ftcli.core.callback import Callback
 from ftcli.core.errors import UserError
-from ftcli.models.quantization import find_stored_quantisation
+from ftcli.models.quantization import find_quantization_method
 
 
 class Method(Callback, ABC):
     """Base of all methods. What is trained is what requires a gradient after `prepare`.
 
-    Class attributes are promises, read from the source by configuration checks and tested:
+    Class attributes are capabilities, read from the source by configuration checks and tested:
 
         mergeable    `merge` gives a plain model that computes the same
         quantisable  the base may be quantised
@@ -27,9 +27,9 @@ class Method(Callback, ABC):
         artefact     what `save` writes: "adapter" (PEFT layout) or "model" (transformers layout)
         formula      number of trainable parameters, in words or symbols
 
-    A configuration's `promises:` adds to these for one method, and overrides them:
+    A configuration's `capabilities:` adds to these for one method, and overrides them:
 
-        identity     the untrained method computes what the base does (default: true)
+        identity     the output at initialisation equals the base model's (default: true)
         models       kinds of model the contract is tested on (default: Llama)
         trainable    exact number of trainable parameters on the contract's tiny Llama
         optimizer    the one optimizer it works with
@@ -61,12 +61,12 @@ class Method(Callback, ABC):
         return model
 
     @abstractmethod
-    def state(self, model: nn.Module) -> dict[str, Tensor]:
+    def get_trained_tensors(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the tensors of a checkpoint, under stable names."""
 
     @abstractmethod
-    def load_state(self, model: nn.Module, tensors: dict[str, Tensor]) -> None:
-        """Load the tensors of `state` into a model prepared by the same method.
+    def load_trained_tensors(self, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+        """Load the tensors of `get_trained_tensors` into a model prepared by the same method.
 
         Raises:
             UserError: the tensors are those of another method or model.
@@ -89,7 +89,7 @@ def model_name(model: nn.Module) -> str:
 
 def quantisation_of(model: nn.Module) -> str | None:
     """Return how the weights are quantised ("bitsandbytes"); None where they are not."""
-    return find_stored_quantisation(getattr(model, "config", None))
+    return find_quantization_method(getattr(model, "config", None))
 
 
 def suggest_plain_weights(model: nn.Module) -> str:
@@ -102,7 +102,7 @@ def suggest_plain_weights(model: nn.Module) -> str:
     return "model.quantization=none, or method=lora"
 
 
-def refuse_shapes(current: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+def check_shapes(current: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
     """Raise when a checkpoint's tensor has another shape than the model's: copying would broadcast some.
 
     Raises:
@@ -118,7 +118,7 @@ def refuse_shapes(current: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) 
         )
 
 
-def refuse_names(missing: list[str], unexpected: list[str]) -> None:
+def check_names(missing: list[str], unexpected: list[str]) -> None:
     """Raise when a checkpoint's tensors are not those of the model.
 
     Raises:

@@ -63,7 +63,7 @@ def calibration_batches(
     loader = (data or run.data).loader(
         "train", run.tokenizer, batch_size, seed=run.seed if seed is None else seed
     )
-    for rows in loader.list_batch_rows(0)[: math.ceil(count / batch_size)]:
+    for rows in loader.list_batch_indices(0)[: math.ceil(count / batch_size)]:
         yield loader.batch(rows)
 
 

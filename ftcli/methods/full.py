@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from ftcli.core.errors import Problems, UserError
 from ftcli.methods.base import (
     Method,
+    check_names,
     model_name,
     quantisation_of,
-    refuse_names,
     suggest_plain_weights,
 )
 from ftcli.models.heads import get_new_modules
@@ -59,7 +59,7 @@ class Full(Method):
         self._trained = tuple(n for n, p in model.named_parameters() if p.requires_grad)
         return model
 
-    def state(self, model: nn.Module) -> dict[str, Tensor]:
+    def get_trained_tensors(self, model: nn.Module) -> dict[str, Tensor]:
         """Return every trained tensor under its name in the model; tied ones once.
 
         These are the parameters that `prepare` chose; a trainable policy may have frozen some since.
@@ -67,14 +67,14 @@ class Full(Method):
         named = dict(model.named_parameters())
         return {name: named[name].detach() for name in self._trained}
 
-    def load_state(self, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    def load_trained_tensors(self, model: nn.Module, tensors: dict[str, Tensor]) -> None:
         """Copy the tensors into the model's parameters, in place.
 
         Raises:
             UserError: names differ from those of the trained parameters.
         """
-        current = self.state(model)
-        refuse_names(
+        current = self.get_trained_tensors(model)
+        check_names(
             sorted(current.keys() - tensors.keys()), sorted(tensors.keys() - current.keys())
         )
         for name, tensor in current.items():

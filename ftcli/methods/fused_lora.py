@@ -17,7 +17,7 @@ from torch import Tensor, nn
 HALF = (torch.bfloat16, torch.float16)
 
 
-def fuse_lora_layers(model: nn.Module) -> None:
+def install_fused_forward(model: nn.Module) -> None:
     """Let the plain LoRA layers of a model compute in one function; other layers stay PEFT's."""
     from peft.tuners import lora
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from ftcli.config.classpath import ClassPath, fetch_subclass
 from ftcli.core.errors import Problems, UserError
-from ftcli.core.ranks import own_part
+from ftcli.core.ranks import get_local_shard
 from ftcli.methods.all_linear import apply_selection, find_lost_on_loading, select_targets
-from ftcli.methods.base import Method, model_name, quantisation_of, refuse_names
-from ftcli.methods.fused_lora import fuse_lora_layers
-from ftcli.methods.targets import ALL_LINEAR, find_unmatched, refuse_patterns
+from ftcli.methods.base import Method, check_names, model_name, quantisation_of
+from ftcli.methods.fused_lora import install_fused_forward
+from ftcli.methods.targets import ALL_LINEAR, check_patterns, find_unmatched
 from ftcli.models.heads import get_new_modules
 
 ADAPTER = "default"
@@ -47,7 +47,7 @@ class Peft(Method):
     ) -> None:
         self.config_class, self.targets_strict, self.options = config_class, targets_strict, options
         self.autocast_adapter_dtype = autocast_adapter_dtype
-        self._applied: dict[str, Any] = {}
+        self._adapter_config: dict[str, Any] = {}
         self.left_out: dict[str, str] = {}
 
     @property
@@ -67,10 +67,10 @@ class Peft(Method):
         """
         from peft import get_peft_model
 
-        config = self._fit_to_model(self.config(), model)
-        refuse_patterns(config)
+        config = self._complete_config(self.config(), model)
+        check_patterns(config)
         self._refuse_split_ties(config, model)
-        self._resolve_all_linear(config, model)
+        self._restrict_all_linear(config, model)
         if self.targets_strict:
             Problems.raise_if_any(find_unmatched(config, model))
         quantised = quantised_weights(model)
@@ -91,12 +91,12 @@ class Peft(Method):
             if not quantised:
                 raise
             raise self._make_quantised_error("it has no layer class for them") from error
-        self._refuse_lost(wrapped)
+        self._check_adapters_reload(wrapped)
         if quantised:
             self._refuse_changed(quantised, wrapped)
             self._refuse_unsupported_layers(wrapped)
-        fuse_lora_layers(wrapped)
-        self._applied = to_plain_data(wrapped.peft_config[ADAPTER].to_dict())
+        install_fused_forward(wrapped)
+        self._adapter_config = to_plain_data(wrapped.peft_config[ADAPTER].to_dict())
         return wrapped
 
     def config(self) -> Any:
@@ -134,7 +134,7 @@ class Peft(Method):
         except (NotImplementedError, AttributeError, ValueError) as error:
             raise UserError(f"{self.config_class} cannot be merged. {error}", "method") from error
 
-    def state(self, model: nn.Module) -> dict[str, Tensor]:
+    def get_trained_tensors(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the adapter's tensors under PEFT's names, modules_to_save included.
 
         Of tied layers each name gets a copy, since safetensors refuses shared memory.
@@ -145,13 +145,13 @@ class Peft(Method):
         tensors: dict[str, Tensor] = {}
         pointers: set[int] = set()
         for name, tensor in saved.items():
-            pointer = own_part(tensor).data_ptr()
+            pointer = get_local_shard(tensor).data_ptr()
             shared = pointer in pointers
             pointers.add(pointer)
             tensors[name] = tensor.detach().clone() if shared else tensor.detach()
         return tensors
 
-    def load_state(self, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    def load_trained_tensors(self, model: nn.Module, tensors: dict[str, Tensor]) -> None:
         """Copy the tensors into the adapter, in place.
 
         Raises:
@@ -159,15 +159,15 @@ class Peft(Method):
         """
         from peft import set_peft_model_state_dict
 
-        current = self.state(model)
-        refuse_names(
+        current = self.get_trained_tensors(model)
+        check_names(
             sorted(current.keys() - tensors.keys()), sorted(tensors.keys() - current.keys())
         )
         set_peft_model_state_dict(model, dict(tensors), adapter_name=ADAPTER)
 
     def describe(self) -> dict[str, Any]:
         """Return the content of PEFT's adapter_config.json."""
-        return {**self._applied, "inference_mode": True}
+        return {**self._adapter_config, "inference_mode": True}
 
     def save(self, model: Any, folder: str | Path) -> None:
         """Write PEFT's layout, loadable by `peft.PeftModel.from_pretrained`."""
@@ -182,7 +182,7 @@ class Peft(Method):
         except ImportError as error:
             raise UserError(f"there is no {path}.", where, f"ftcli schema {where}") from error
 
-    def _fit_to_model(self, config: Any, model: Any) -> Any:
+    def _complete_config(self, config: Any, model: Any) -> Any:
         """Return the configuration with the model's task type, and its new head among `modules_to_save`.
 
         Raises:
@@ -203,7 +203,7 @@ class Peft(Method):
         config.modules_to_save = sorted({*(config.modules_to_save or ()), *new})
         return config
 
-    def _resolve_all_linear(self, config: Any, model: nn.Module) -> None:
+    def _restrict_all_linear(self, config: Any, model: nn.Module) -> None:
         """Replace `all-linear` by the linear layers and experts that this adapter can train."""
         if getattr(config, "target_modules", None) != ALL_LINEAR:
             return
@@ -240,7 +240,7 @@ class Peft(Method):
     def _make_option_error(self, error: Exception) -> UserError:
         return UserError(f"{self.config_class}: {str(error).strip()}", where="method")
 
-    def _refuse_lost(self, wrapped: Any) -> None:
+    def _check_adapters_reload(self, wrapped: Any) -> None:
         """Refuse named layers whose adapter PEFT would not find in its own file."""
         base, config = wrapped.get_base_model(), wrapped.peft_config[ADAPTER]
         names = [name for name, m in base.named_modules() if hasattr(m, "lora_A")]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ftcli.config.classpath import ClassPath
 from ftcli.core.errors import UserError
-from ftcli.methods.base import refuse_names
+from ftcli.methods.base import check_names
 from ftcli.methods.peft import ADAPTER, Peft
 
 
@@ -55,19 +55,19 @@ class PromptLearning(Peft):
         """
         raise UserError(f"{self.config_class} cannot be merged into the weights.", where="method")
 
-    def state(self, model: Any) -> dict[str, Tensor]:
+    def get_trained_tensors(self, model: Any) -> dict[str, Tensor]:
         """Return the prompt and the encoder that computes it; PEFT does not save the encoder."""
         encoder = model.prompt_encoder[ADAPTER].state_dict()
         return {f"prompt_encoder.{name}": tensor.detach() for name, tensor in encoder.items()}
 
-    def load_state(self, model: Any, tensors: dict[str, Tensor]) -> None:
+    def load_trained_tensors(self, model: Any, tensors: dict[str, Tensor]) -> None:
         """Copy the tensors into the prompt encoder, in place.
 
         Raises:
             UserError: names differ from those of this prompt.
         """
-        current = self.state(model)
-        refuse_names(
+        current = self.get_trained_tensors(model)
+        check_names(
             sorted(current.keys() - tensors.keys()), sorted(tensors.keys() - current.keys())
         )
         named = {name.removeprefix("prompt_encoder."): t for name, t in tensors.items()}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ftcli.config.classpath import ClassPath
 from ftcli.core.errors import UserError
 from ftcli.core.ranks import broadcast_tensor
-from ftcli.methods.base import quantisation_of, refuse_names
+from ftcli.methods.base import check_names, quantisation_of
 from ftcli.methods.peft import ADAPTER, Peft
 
 if TYPE_CHECKING:
@@ -50,7 +50,9 @@ class ShiftedLora(Peft):
         **options: Any,
     ) -> None:
         super().__init__(config_class, targets_strict, autocast_adapter_dtype, **options)
-        self._initial: dict[str, Tensor] = {}  # A0, B0 under the names of `state`; empty: no shift
+        self._initial: dict[
+            str, Tensor
+        ] = {}  # A0, B0 under the names of the trained tensors; empty: no shift
         self._base_source: tuple[Any, int] | None = (
             None  # source of the base, seed of its new weights
         )
@@ -95,11 +97,13 @@ class ShiftedLora(Peft):
         initial = {key: tensor.clone() for key, tensor in _current_factors(model).items()}
         self._shift(model, initial)
 
-    def state(self, model: nn.Module) -> dict[str, Tensor]:
+    def get_trained_tensors(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the adapter's tensors, and A0 and B0 by which the base was shifted."""
-        return super().state(model) | {INITIAL + key: t for key, t in self._initial.items()}
+        return super().get_trained_tensors(model) | {
+            INITIAL + key: t for key, t in self._initial.items()
+        }
 
-    def load_state(self, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    def load_trained_tensors(self, model: nn.Module, tensors: dict[str, Tensor]) -> None:
         """Copy the tensors into the adapter and shift the base by their A0 and B0, whatever it was before.
 
         Raises:
@@ -108,13 +112,15 @@ class ShiftedLora(Peft):
         initial = {k[len(INITIAL) :]: t for k, t in tensors.items() if k.startswith(INITIAL)}
         names = {INITIAL + key for key in _current_factors(model)} if initial else set()
         prefixed = {INITIAL + key for key in initial}
-        refuse_names(sorted(names - prefixed), sorted(prefixed - names))
+        check_names(sorted(names - prefixed), sorted(prefixed - names))
         shift, self._initial = (
             self._initial,
             {},
-        )  # Peft.load_state compares with the state without them
+        )  # Peft.load_trained_tensors compares with the state without them
         try:
-            super().load_state(model, {k: t for k, t in tensors.items() if k not in prefixed})
+            super().load_trained_tensors(
+                model, {k: t for k, t in tensors.items() if k not in prefixed}
+            )
         finally:
             self._initial = shift
         self._shift(model, initial)

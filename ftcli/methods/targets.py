@@ -20,7 +20,7 @@ LISTS = ("target_modules", "feedforward_modules", "modules_to_save", "exclude_mo
 PATTERNS = ("rank_pattern", "alpha_pattern")
 
 
-def refuse_patterns(config: Any) -> None:
+def check_patterns(config: Any) -> None:
     """Refuse invalid regular expressions; PEFT would end in an error of `re`.
 
     Raises:

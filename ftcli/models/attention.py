@@ -20,7 +20,12 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.utils import TransformersKwargs
 
-from ftcli.models.attention_kernels import AttentionSettings, Layout, attend, attend_within
+from ftcli.models.attention_kernels import (
+    AttentionSettings,
+    SharedPromptLayout,
+    attend,
+    attend_within,
+)
 from ftcli.models.attention_layout import Group
 
 NAME = "documents"
@@ -30,15 +35,15 @@ KNOWN = frozenset(TransformersKwargs.__annotations__) | {
 }  # fmt: skip
 
 
-def adopt(model: Any) -> None:
+def install_document_attention(model: Any) -> None:
     """Give a loaded model this attention, where its class supports named attention functions."""
     if model._can_set_attn_implementation():
         model.library_attention = model.config._attn_implementation
         model.set_attn_implementation(NAME)
 
 
-def is_adopted(model: Any) -> bool:
-    """Whether `adopt` has given the model this attention, even if `use` has switched it since."""
+def has_document_attention(model: Any) -> bool:
+    """Whether `install_document_attention` has given the model this attention, even if `set_attention` has switched it since."""
     return getattr(model, "library_attention", None) is not None
 
 
@@ -47,9 +52,9 @@ def get_current(model: Any) -> Literal["documents", "library"]:
     return "documents" if model.config._attn_implementation == NAME else "library"
 
 
-def use(model: Any, attention: Literal["documents", "library"]) -> None:
-    """Switch an adopted model's attention; others have the library's only."""
-    if is_adopted(model):
+def set_attention(model: Any, attention: Literal["documents", "library"]) -> None:
+    """Switch the attention of a model with document attention; others have the library's only."""
+    if has_document_attention(model):
         model.set_attn_implementation(NAME if attention == "documents" else model.library_attention)
 
 
@@ -63,7 +68,7 @@ def documents_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     is_causal: bool | None = None,
-    documents: tuple[Group, ...] | Layout | None = None,
+    documents: tuple[Group, ...] | SharedPromptLayout | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     position_bias: Tensor | None = None,

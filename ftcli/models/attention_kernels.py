@@ -34,7 +34,7 @@ class AttentionSettings:
     sinks: Tensor | None = None
 
 
-class Layout(Protocol):
+class SharedPromptLayout(Protocol):
     """A row in which documents attend to more than themselves."""
 
     def attend(self, states: Sequence[Tensor], settings: AttentionSettings) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 if TYPE_CHECKING:
-    from ftcli.models.attention_kernels import Layout
+    from ftcli.models.attention_kernels import SharedPromptLayout
 
 #: Rows are padded to a multiple of this many tokens. Kernels are compiled (and kept) for each new shape: in
 #: bf16 on a CPU, free lengths were measured to cost 10 % of the time and, in 60 steps, 500 MB.
@@ -64,13 +64,13 @@ def group_documents(lengths: Sequence[int]) -> tuple[Group, ...]:
 def pack_inputs(batch: dict[str, Any], device: torch.device | str = "cpu") -> dict[str, Any]:
     """Return the model inputs of a packed batch, in which no document attends to another.
 
-    transformers passes a mask with four dimensions on unchanged; this one has one element and tells
-    the layers that the layout must be present. The row is padded to a multiple of `ALIGNMENT` by a
-    last document without labels.
+    transformers passes a mask with four dimensions on unchanged. A 1x1x1x1 mask marks the batch as packed:
+    attention raises if it gets this mask without `documents`. The row is padded to a multiple of
+    `ALIGNMENT` by a last document without labels.
     """
     lengths = batch["lengths"].tolist()
     spare = -sum(lengths) % ALIGNMENT
-    reset = batch.get("reading") == "reset"
+    reset = batch.get("document_isolation") == "reset_state"
     return {
         "input_ids": pad(batch["input_ids"], (0, spare)),
         "position_ids": pad(batch["position_ids"], (0, spare)),
@@ -95,7 +95,7 @@ def _bounds(lengths: Sequence[int], device: torch.device | str) -> dict[str, Any
 
 def _build_layout(
     batch: dict[str, Any], lengths: list[int], spare: int, device: torch.device | str
-) -> tuple[Group, ...] | Layout:
+) -> tuple[Group, ...] | SharedPromptLayout:
     """Return the layout; with `shared` in the batch, answers attend to a prompt they share."""
     if "shared" not in batch:
         groups = group_documents([*lengths, spare] if spare else lengths)

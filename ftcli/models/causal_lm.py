@@ -23,28 +23,28 @@ from ftcli.models.pretrained import compare_files, load_pretrained
 from ftcli.models.quantization import (
     Quantization,
     build_bitsandbytes_config,
-    check_stored,
-    keep_trainable_on_cpu,
+    check_prequantized,
+    disable_cpu_inference_path,
     quiet_bitsandbytes,
 )
-from ftcli.models.strict import Extra
+from ftcli.models.state_dict_check import UnexpectedKeysPolicy
 from ftcli.models.tokenizer import check_vocabulary, complete_tokenizer
 from ftcli.models.weight_files import WeightFiles, find_weight_files
 
 if TYPE_CHECKING:
-    from ftcli.core.row_format import RowFormat
+    from ftcli.core.batch_layout import BatchLayout
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2"]
 
 
 @dataclass
-class CausalLM:
-    """Any causal language model that transformers can load."""
+class CausalLMSource:
+    """Loads any causal language model of transformers, its tokenizer and its configuration."""
 
     path: str  # hub id, folder, FILE.gguf, asset:NAME for one that ships, package:NAME
     gguf_file: str | None = None  # name of a GGUF file in the folder, package or hub repository
-    architecture: str | None = None  # shipped config that stands in where the hub is out of reach
+    architecture: str | None = None  # shipped config used if neither hub nor file is available
     dtype: Dtype | Literal["auto"] = "float32"  # of plain weights; auto: the precision's
     quantization: Quantization = "none"  # of the linears of the blocks
     double_quant: bool = True  # nf4, fp4: the scales of the blocks are quantised too
@@ -55,7 +55,9 @@ class CausalLM:
     tokenizer: str | None = None  # hub id or folder; null: path
     chat_template: str | None = None  # a Jinja template or a file that holds one; null: its own
     weights: Literal["pretrained", "random"] = "pretrained"  # random: new ones, for pretraining
-    extra_weights: Extra = "refuse"  # tensors in the files that the model has no place for
+    extra_weights: UnexpectedKeysPolicy = (
+        "refuse"  # tensors in the files that the model has no parameter for
+    )
 
     def __post_init__(self) -> None:
         self._measured_attention: Literal["documents", "library"] = "documents"
@@ -71,11 +73,12 @@ class CausalLM:
                 parameters, or rope_scaling does not fit it.
         """
         quiet_bitsandbytes()
-        path, config = self._locate(), self.hf_config()
+        path, config = self._ensure_weights_folder(), self.hf_config()
         dtype = self._dtype(config)
         if self.weights == "random":
             return self._build_new(config, dtype)
-        check_stored(config, self.quantization, self.name, device or local_device())
+        place, files = device or local_device(), find_weight_files(path, self.revision)
+        check_prequantized(config, self.quantization, self.name, place, files)
         compute = getattr(torch, self.compute_dtype) if self.compute_dtype else dtype
 
         def load(local: bool, key_mapping: dict[str, str]) -> tuple[Any, dict[str, Any]]:
@@ -89,7 +92,7 @@ class CausalLM:
                     self.quantization, self.double_quant, compute
                 ),
                 attn_implementation=self._named_attention,
-                device_map={"": device or local_device()},
+                device_map={"": place},
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=local,
@@ -101,28 +104,31 @@ class CausalLM:
             )
 
         model, misfit, shapes = load_pretrained(path, self.revision, self.build_meta_model, load)
+        if files is None:  # they were downloaded just now
+            files = find_weight_files(path, self.revision)
+            check_prequantized(config, self.quantization, self.name, place, files)
         misfit.refuse(self.name, model, shapes, self.extra_weights)
-        keep_trainable_on_cpu(model)
+        disable_cpu_inference_path(model)
         if not self.gguf:  # other programs load a converted one by its folder
-            hub.set_origin(model, self.path)
+            hub.set_model_name(model, self.path)
         return self._with_attention(model).eval()
 
-    def measure_row_format(
+    def select_batch_layout(
         self, model: PreTrainedModel, packing: str, longest: int, objective: Any
-    ) -> RowFormat:
-        """Measure how this loaded model can be given its rows (`ftcli.models.row_format_check`); later loads follow.
+    ) -> BatchLayout:
+        """Select the batch layout of this loaded model (`ftcli.models.batch_layout_check`); later loads use its attention.
 
         Raises:
-            UserError: no row format is right, or the packing that was asked for is not.
+            UserError: no batch layout reproduces the losses of single rows, or the packing that was asked for does not.
         """
-        from ftcli.models.row_format_check import measure_row_format
+        from ftcli.models.batch_layout_check import select_batch_layout
 
-        outcome = measure_row_format(model, packing, longest, objective, self.name)
+        outcome = select_batch_layout(model, packing, longest, objective, self.name)
         self.use_attention(outcome.attention)
         return outcome
 
     def use_attention(self, attention: Literal["documents", "library"]) -> None:
-        """Set the attention of later loads, as measured with the row format."""
+        """Set the attention of later loads, as selected with the batch layout."""
         self._measured_attention = attention
 
     def check_files(self) -> str:
@@ -133,9 +139,9 @@ class CausalLM:
         """
         if self.gguf and not self.gguf.find_converted():
             return self.gguf.describe()
-        path, config = self._locate(), self.hf_config()
-        stored = check_stored(config, self.quantization, self.name, local_device())
+        path, config = self._ensure_weights_folder(), self.hf_config()
         files = find_weight_files(path, self.revision)
+        stored = check_prequantized(config, self.quantization, self.name, local_device(), files)
         if stored:
             count = len(files.shapes()) if files else 0
             return f"{count} tensors, stored quantised ({stored})" if count else ""
@@ -152,7 +158,7 @@ class CausalLM:
             return []
         if self.gguf and not self.gguf.find_converted():
             return []
-        files = find_weight_files(self._locate(), self.revision)
+        files = find_weight_files(self._ensure_weights_folder(), self.revision)
         return [files] if files else []
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -193,8 +199,8 @@ class CausalLM:
         """The GGUF file that the weights come from; None for other models."""
         return GgufSource.from_model(self.path, self.gguf_file, self.revision)
 
-    def _locate(self) -> str:
-        """Return the folder or hub id of the weights; a GGUF file is converted first."""
+    def _ensure_weights_folder(self) -> str:
+        """Return the folder or hub id of the weights; a GGUF file is downloaded and converted first."""
         return str(self.gguf.convert()) if self.gguf else hub.resolve(self.path)
 
     def _load_plain_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -267,8 +273,8 @@ class CausalLM:
         from ftcli.models import attention
 
         if self.attention == "auto":
-            attention.adopt(model)
-            attention.use(model, self._measured_attention)
+            attention.install_document_attention(model)
+            attention.set_attention(model, self._measured_attention)
         return model
 
 

@@ -29,8 +29,8 @@ from ftcli.models.heads import (
     pool_by_mean,
 )
 from ftcli.models.pretrained import compare_files, load_pretrained
-from ftcli.models.quantization import check_stored
-from ftcli.models.strict import Extra
+from ftcli.models.quantization import check_prequantized
+from ftcli.models.state_dict_check import UnexpectedKeysPolicy
 from ftcli.models.weight_files import WeightFiles, find_weight_files
 
 Task = Literal["image", "audio", "text"]
@@ -42,8 +42,8 @@ LOADERS: dict[str, Any] = {
 
 
 @dataclass
-class Classifier:
-    """Any model of AutoModelForImage-, Audio- or SequenceClassification.
+class ClassifierSource:
+    """Loads any model of AutoModelForImage-, Audio- or SequenceClassification.
 
     A head for other classes than the checkpoint's is new: it is drawn from torch's generator, and
     every method trains it besides its own parameters.
@@ -54,13 +54,15 @@ class Classifier:
     labels: int | list[str] | None = None  # how many classes, or their names; null: the model's own
     head: Literal["auto", "reset", "keep"] = "auto"  # auto: new where the classes are other ones
     pool: Literal["model", "mean"] = "model"  # mean: the head sees the mean of all output tokens
-    architecture: str | None = None  # shipped config that stands in where the hub is out of reach
+    architecture: str | None = None  # shipped config used if neither hub nor file is available
     dtype: Dtype | Literal["auto"] = "float32"  # of the weights; auto: the precision's
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"  # way it is computed
     revision: str | None = None  # branch, tag or commit on the hub
     processor: str | None = None  # where preprocessing is described; null: path
     weights: Literal["pretrained", "random"] = "pretrained"  # random: new ones, for pretraining
-    extra_weights: Extra = "refuse"  # tensors in the files that the model has no place for
+    extra_weights: UnexpectedKeysPolicy = (
+        "refuse"  # tensors in the files that the model has no parameter for
+    )
     config: dict[str, Any] = field(default_factory=dict)  # values laid over the model's own config
 
     def load(self, device: str | None = None) -> PreTrainedModel:
@@ -77,7 +79,8 @@ class Classifier:
         if self.weights == "random":
             return self._complete(self._from_config(config).eval(), config, True)
 
-        check_stored(config, "none", self.name, device or local_device())
+        place, files = device or local_device(), find_weight_files(path, self.revision)
+        check_prequantized(config, "none", self.name, place, files)
 
         def load(local: bool, key_mapping: dict[str, str]) -> Any:
             return LOADERS[self.task].from_pretrained(
@@ -86,7 +89,7 @@ class Classifier:
                 revision=self.revision or "main",
                 dtype=self._dtype(config),
                 attn_implementation=self.attention,
-                device_map={"": device or local_device()},
+                device_map={"": place},
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=local,
@@ -98,8 +101,11 @@ class Classifier:
             )
 
         model, misfit, shapes = load_pretrained(path, self.revision, self._build_meta, load)
+        if files is None:  # they were downloaded just now
+            files = find_weight_files(path, self.revision)
+            check_prequantized(config, "none", self.name, place, files)
         drop_head_misfits(misfit, model).refuse(self.name, model, shapes, self.extra_weights)
-        hub.set_origin(model, self.path)
+        hub.set_model_name(model, self.path)
         unread = [*misfit.missing, *misfit.mismatched]
         new = self._is_new(config, bool(unread))
         return self._complete(model.eval(), config, new, sorted(unread))
@@ -111,7 +117,8 @@ class Classifier:
             UserError: tensors below the head are missing, or do not fit.
         """
         path, config = hub.resolve(self.path), self.hf_config()
-        stored = check_stored(config, "none", self.name, local_device())
+        files = find_weight_files(path, self.revision)
+        stored = check_prequantized(config, "none", self.name, local_device(), files)
         comparison = None if stored else compare_files(path, self.revision, self._build_meta)
         if comparison is None:
             return f"stored quantised ({stored})" if stored else ""

@@ -22,9 +22,9 @@ from ftcli.models.probing import (
     choose_row_length,
     compute_relative_error,
     draw_rows,
-    excuse_rounding,
     preserve_state,
-    raise_out_of_memory,
+    reraise_if_out_of_memory,
+    scale_error_by_sensitivity,
     summarize_error,
 )
 
@@ -92,7 +92,7 @@ def _measure_decoding(model: Any) -> Decoding:
                     model, [row.to(device) for row in prompts[way.batch]], way.cache
                 )
             except Exception as error:  # any error of a library that does not know such input
-                raise_out_of_memory(error)
+                reraise_if_out_of_memory(error)
                 failure = summarize_error(error)
                 continue
             if gap <= 1:
@@ -124,19 +124,19 @@ def _measure_generation_error(model: Any, prompts: list[Tensor], cache: bool) ->
     generated = scores.gather(2, written[..., None])[..., 0]
     rows = [torch.cat(pair) for pair in zip(prompts, written, strict=True)]
     error = compute_relative_error(model, generated.flatten().cpu(), score_alone(model, rows).cpu())
-    return excuse_rounding(model, error, lambda: score_alone(model, rows))
+    return scale_error_by_sensitivity(model, error, lambda: score_alone(model, rows))
 
 
 def score_alone(model: Any, rows: Sequence[Tensor]) -> Tensor:
     """Return the log-probabilities of the last `NEW` tokens of rows, by the library's attention."""
     before = attention.get_current(model)
-    attention.use(model, "library")
+    attention.set_attention(model, "library")
     try:
         logits = [
             model(input_ids=row[None], use_cache=False).logits[0, -NEW - 1 : -1] for row in rows
         ]
     finally:
-        attention.use(model, before)
+        attention.set_attention(model, before)
     pairs = zip(logits, rows, strict=True)
     return torch.cat(
         [part.float().log_softmax(-1).gather(1, row[-NEW:, None])[:, 0] for part, row in pairs]

@@ -29,7 +29,7 @@ def find_first_difference(model: Any, rows: Sequence[Tensor]) -> str | None:
         "position_ids": torch.cat([torch.arange(n) for n in lengths])[None].to(device),
         "lengths": torch.tensor(lengths),
     }
-    attention.use(model, "documents")
+    attention.set_attention(model, "documents")
     packed = _run_recorded(model, pack_inputs(batch, device), slice(start, sum(lengths)))
     alone = _run_recorded(model, {"input_ids": last[None].to(device)}, slice(0, len(last)))
     for name in packed:

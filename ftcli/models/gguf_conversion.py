@@ -17,7 +17,7 @@ from ftcli.core.run_lock import lock_file
 from ftcli.models import hub
 from ftcli.models.gguf_header import Header, read_config, read_header, refuse_unreadable
 from ftcli.models.gguf_tokenizer import load_tokenizer
-from ftcli.models.strict import Misfit
+from ftcli.models.state_dict_check import Misfit
 from ftcli.models.weight_files import hash_file
 
 RECORD = "conversion.json"

@@ -115,28 +115,28 @@ class GgufSource:
         file = self.find()
         return describe(file) if file else ""
 
-    def load_config(self, stand_in: str | None) -> PreTrainedConfig:
+    def load_config(self, fallback_config: str | None) -> PreTrainedConfig:
         """Return the model's configuration, by the file's header where it is not converted.
 
         Args:
-            stand_in: shipped architecture, for where the file is not on this machine.
+            fallback_config: shipped architecture whose configuration is used if the file is not on this machine.
 
         Raises:
-            UserError: the file cannot be read or had.
+            UserError: the file cannot be found, downloaded or read.
         """
         from transformers import AutoConfig
 
         from ftcli.models.gguf_header import read_config
 
         try:
-            file = self.find() if stand_in else self.fetch()
+            file = self.find() if fallback_config else self.fetch()
         except UserError:
-            if stand_in is None:
+            if fallback_config is None:
                 raise
             file = None
         if file is None:
-            assert stand_in is not None
-            return AutoConfig.from_pretrained(hub.find_architecture(stand_in))
+            assert fallback_config is not None
+            return AutoConfig.from_pretrained(hub.find_architecture(fallback_config))
         folder = self.find_converted()
         return AutoConfig.from_pretrained(folder) if folder else read_config(file)
 
@@ -144,7 +144,7 @@ class GgufSource:
         """Return the tokenizer that the file holds.
 
         Raises:
-            UserError: the file cannot be read or had.
+            UserError: the file cannot be found, downloaded or read.
         """
         from transformers import AutoTokenizer
 

@@ -13,7 +13,7 @@ from ftcli.core.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ftcli.models.strict import Misfit
+    from ftcli.models.state_dict_check import Misfit
 
 _ATTRIBUTE = "_ftcli_new_modules"
 

@@ -65,8 +65,8 @@ def published_name(path: str) -> str | None:
     return None if is_local(resolve(path)) and not path.startswith(OWNER) else path
 
 
-def set_origin(model: Any, path: str) -> None:
-    """Set the model's origin in its configuration to its public name, not to a path in this package."""
+def set_model_name(model: Any, path: str) -> None:
+    """Set the name by which other programs find the model: its public name, not a path in this package."""
     name = published_name(path)
     if name is not None:
         model.name_or_path = model.config._name_or_path = name
@@ -111,8 +111,11 @@ def load_cached_first(path: str, revision: str | None, load: Callable[[bool], T]
         raise _make_unreadable_error(path, error) from error
 
 
-def load_config(path: str, revision: str | None, stand_in: str | None) -> PreTrainedConfig:
-    """Load a model's configuration, or that of the shipped architecture `stand_in` if it is not cached.
+def load_config(path: str, revision: str | None, fallback_config: str | None) -> PreTrainedConfig:
+    """Load a model's configuration from folder, cache or hub.
+
+    Args:
+        fallback_config: shipped architecture whose configuration is used if the model's is not on this machine.
 
     Raises:
         UserError: it is not found, or the hub does not give it.
@@ -124,12 +127,14 @@ def load_config(path: str, revision: str | None, stand_in: str | None) -> PreTra
             path, revision=revision or "main", trust_remote_code=False, local_files_only=local
         )
 
-    if stand_in is None or is_local(path):
+    if fallback_config is None or is_local(path):
         return load_cached_first(path, revision, load)
     try:
         return load(True)
     except (OSError, ValueError):
-        return AutoConfig.from_pretrained(find_architecture(stand_in), trust_remote_code=False)
+        return AutoConfig.from_pretrained(
+            find_architecture(fallback_config), trust_remote_code=False
+        )
 
 
 def find_architecture(name: str) -> Path:

@@ -15,15 +15,21 @@ from torch import nn
 from ftcli.core.errors import UserError, missing_package
 from ftcli.models import hub
 from ftcli.models.parts import AUTOENCODER, DENOISER, FOLDERS, NAMES, TEXT, LatentDiffusion, Patches
-from ftcli.models.strict import Extra, Misfit, Shapes, compare_shapes, refuse_bad_weights
+from ftcli.models.state_dict_check import (
+    Misfit,
+    Shapes,
+    UnexpectedKeysPolicy,
+    compare_shapes,
+    translate_conversion_error,
+)
 from ftcli.models.weight_files import DIFFUSION, MODEL, WeightFiles, find_weight_files
 
 Part = Literal["denoiser", "text_encoder", "autoencoder"]
 
 
 @dataclass
-class Ldm:
-    """A UNet denoiser with text encoder, autoencoder and noise schedule, as Stable Diffusion 1 and 2.
+class LdmSource:
+    """Loads a UNet denoiser with text encoder, autoencoder and noise schedule, as Stable Diffusion 1 and 2.
 
     Parts are found by their folders (unet, text_encoder, vae, scheduler, tokenizer). Methods act on those
     named in `trains`, under names that begin with the part's (`denoiser.mid_block...`); the others are
@@ -31,13 +37,15 @@ class Ldm:
     """
 
     path: str  # hub id, folder, or asset:NAME for one that ships
-    architecture: str | None = None  # shipped configs that stand in where the hub is out of reach
+    architecture: str | None = None  # shipped configs used if neither hub nor files are available
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"  # auto: the precision's
     revision: str | None = None  # branch, tag or commit on the hub
     tokenizer: str | None = None  # hub id or folder; null: the one beside the weights
     trains: list[Part] = field(default_factory=lambda: ["denoiser"])  # parts a method may change
     weights: Literal["pretrained", "random"] = "pretrained"  # random: new ones, for pretraining
-    extra_weights: Extra = "refuse"  # tensors in the files that a part has no place for
+    extra_weights: UnexpectedKeysPolicy = (
+        "refuse"  # tensors in the files that a part has no parameter for
+    )
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.trains if name not in NAMES]
@@ -75,7 +83,7 @@ class Ldm:
         cached = bool(self.weight_files())
         if cached:
             self.check_files()
-        with hub.quiet_progress_bars(), refuse_bad_weights(path, TEXT):
+        with hub.quiet_progress_bars(), translate_conversion_error(path, TEXT):
             model = hub.load_cached_first(path, self.revision, load)
         if not cached:
             self.check_files()  # they were downloaded just now

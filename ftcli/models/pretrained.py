@@ -7,15 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 from ftcli.models import hub
-from ftcli.models.strict import (
+from ftcli.models.state_dict_check import (
     Misfit,
     Shapes,
     compare_shapes,
     describe_prefixes,
     find_wrapper_prefixes,
     forget_prefixes,
-    refuse_bad_weights,
     strip_prefixes,
+    translate_conversion_error,
 )
 from ftcli.models.weight_files import find_weight_files
 
@@ -37,7 +37,7 @@ def load_pretrained(
         UserError: a file is absent or damaged, or the hub does not give it.
     """
     shapes, mapping = _read_shapes(path, revision, build_meta_model)
-    with hub.quiet_progress_bars(), refuse_bad_weights(path, "the model"):
+    with hub.quiet_progress_bars(), translate_conversion_error(path, "the model"):
         model, info = hub.load_cached_first(path, revision, lambda local: load(local, mapping))
         if not shapes:  # they were downloaded just now
             shapes, late = _read_shapes(path, revision, build_meta_model)

@@ -1,4 +1,4 @@
-"""Probe rows, error tolerances and state handling for the checks of row format and of decoding."""
+"""Probe rows, error tolerances and state handling for the checks of batch layout and of decoding."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def draw_rows(model: Any, lengths: Sequence[int]) -> list[Tensor]:
     return [chosen[torch.randint(len(chosen), (n,), generator=generator)] for n in lengths]
 
 
-def is_exact(model: Any) -> bool:
+def computes_in_fp32(model: Any) -> bool:
     """Whether a model computes in float32 throughout."""
     rounded = torch.is_autocast_enabled(next(model.parameters()).device.type)
     quantised = getattr(model, "is_quantized", False)
@@ -60,12 +60,12 @@ def compute_relative_error(model: Any, values: Tensor, expected: Tensor) -> floa
     gaps = (values - expected).abs()
     if not gaps.isfinite().all():
         return math.inf
-    if not is_exact(model):
+    if not computes_in_fp32(model):
         return float(gaps.mean()) / ROUNDED
     return float(gaps.max()) / (EXACT * max(1.0, float(expected.abs().max()) / 10))
 
 
-def excuse_rounding(model: Any, error: float, compute: Callable[[], Tensor]) -> float:
+def scale_error_by_sensitivity(model: Any, error: float, compute: Callable[[], Tensor]) -> float:
     """Return an error of `compute_relative_error`, lowered for models that amplify rounding errors.
 
     The amplification is measured: each value of the embeddings is changed by the last bit of
@@ -75,7 +75,7 @@ def excuse_rounding(model: Any, error: float, compute: Callable[[], Tensor]) -> 
     Args:
         compute: the losses or log-probabilities [n] of rows alone, by the library's attention.
     """
-    if error <= 1 or not math.isfinite(error) or is_exact(model):
+    if error <= 1 or not math.isfinite(error) or computes_in_fp32(model):
         return error
     before = compute()
     generator = torch.Generator().manual_seed(0)
@@ -92,7 +92,7 @@ def excuse_rounding(model: Any, error: float, compute: Callable[[], Tensor]) -> 
     return error / max(1.0, change / ROUNDED)
 
 
-def raise_out_of_memory(error: Exception) -> None:
+def reraise_if_out_of_memory(error: Exception) -> None:
     """Raise the error again if it is that of exhausted memory, which says nothing about the model."""
     from ftcli.core.allocator import is_oom
 

@@ -1,4 +1,4 @@
-"""Quantised loading through bitsandbytes, and the guard that keeps 4-bit layers trainable on CPU."""
+"""Quantised loading through bitsandbytes, and a workaround that keeps 4-bit layers trainable on CPU."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from transformers import BitsAndBytesConfig
 
 from ftcli.core.errors import UserError
 from ftcli.models.bits import FOUR_BIT
+from ftcli.models.fp8 import refuse_cut_blocks
+from ftcli.models.weight_files import WeightFiles
 
 Quantization = Literal["none", "nf4", "fp4", "int8"]
 
@@ -36,7 +38,7 @@ def build_bitsandbytes_config(
     )
 
 
-def find_stored_quantisation(config: Any) -> str | None:
+def find_quantization_method(config: Any) -> str | None:
     """Return the method by which a checkpoint is quantised on disk, by its config.json; None: plain."""
     stated = getattr(config, "quantization_config", None)
     if stated is None:
@@ -50,7 +52,9 @@ def find_stored_quantisation(config: Any) -> str | None:
     return str(getattr(method, "value", method))
 
 
-def check_stored(config: Any, wanted: Quantization, name: str, device: str) -> str | None:
+def check_prequantized(
+    config: Any, wanted: Quantization, name: str, device: str, files: WeightFiles | None
+) -> str | None:
     """Check that a quantised checkpoint can be loaded; return its quantisation method, or None.
 
     transformers' own quantiser is asked, so that missing packages are known before a file is read.
@@ -59,11 +63,13 @@ def check_stored(config: Any, wanted: Quantization, name: str, device: str) -> s
         wanted: the quantisation that the configuration asks for.
         name: name of the model, for the message.
         device: where the model will be.
+        files: as far as they are on this machine.
 
     Raises:
-        UserError: a package or a GPU is missing, or quantised weights are to be quantised again.
+        UserError: a package or a GPU is missing, quantised weights are to be quantised again, or
+            transformers would dequantise them wrongly.
     """
-    stored = find_stored_quantisation(config)
+    stored = find_quantization_method(config)
     if stored is None:
         return None
     if wanted != "none" and stored != "bitsandbytes":
@@ -80,6 +86,8 @@ def check_stored(config: Any, wanted: Quantization, name: str, device: str) -> s
         quantiser.validate_environment(device_map={"": device}, weights_only=True)
     except (ImportError, RuntimeError, ValueError, TypeError) as error:
         raise _make_loading_error(name, stored, error) from error
+    if stored == "fp8" and files:
+        refuse_cut_blocks(name, quantiser.quantization_config, files.shapes())
     return stored
 
 
@@ -104,8 +112,8 @@ def _make_loading_error(name: str, stored: str, error: Exception) -> UserError:
     )
 
 
-def keep_trainable_on_cpu(model: nn.Module) -> None:
-    """Turn off the inference path of 4-bit layers on CPUs with AVX512-BF16.
+def disable_cpu_inference_path(model: nn.Module) -> None:
+    """Disable the inference path of 4-bit layers on CPUs with AVX512-BF16, which would stop their training.
 
     bitsandbytes 0.50 repacks a weight in place on the first forward in eval mode; every later
     training forward then goes through an operation without autograd and the layers below get no
@@ -119,7 +127,7 @@ def keep_trainable_on_cpu(model: nn.Module) -> None:
 
 
 def quiet_bitsandbytes() -> None:
-    """Filter what bitsandbytes logs at every layer, or about the path that is turned off here."""
+    """Filter what bitsandbytes logs at every layer, or about the path that is disabled here."""
     logging.getLogger("bitsandbytes").addFilter(_is_worth_showing)
     logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_worth_showing)
     logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_worth_showing)

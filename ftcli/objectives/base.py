@@ -22,14 +22,14 @@ class Losses:
 
     Attributes:
         values: [n] float32, one loss a supervised token (or example), in the order of the batch.
-        sequence: [n] int64, index within the batch of the sequence that each value belongs to.
+        sequence_index: [n] int64, index within the batch of the sequence that each value belongs to.
         metrics: name -> further scalar to log, a mean over the micro-batch.
         hidden: [n, d], inputs of the output layer for the prediction of each value.
         head: the output layer, [.., d] -> logits [.., V]; penalties on outputs use hidden and head.
     """
 
     values: Tensor
-    sequence: Tensor
+    sequence_index: Tensor
     metrics: dict[str, Tensor] = field(default_factory=dict)
     hidden: Tensor | None = None
     head: Callable[[Tensor], Tensor] | None = None
@@ -46,12 +46,12 @@ class Objective(Callback, ABC):
         token      sum of all values / number of values
         sequence   sum over sequences of their mean / number of sequences
         target     sum of all values / number of sequences
-        constant   sum of all values / `constant`
+        constant   sum of all values / (`constant` x number of ranks)
     """
 
     #: Whether the loss has a gradient; without one the optimizer must use losses only.
     differentiable: ClassVar[bool] = True
-    #: Whether it was compared with one process where each rank holds a part of every weight.
+    #: Whether FSDP2 (trainer.strategy=fsdp2) was verified to match single-process training.
     shardable: ClassVar[bool] = False
 
     reduction: Reduction = "token"  # what the loss is a mean over
@@ -73,10 +73,10 @@ class Objective(Callback, ABC):
         """
         return batches
 
-    def row_format_objective(self) -> Objective | None:
+    def layout_check_objective(self) -> Objective | None:
         """Return the objective whose losses show whether a model reads packed or padded rows rightly.
 
-        `ftcli.models.row_format_check` calls it without `setup` on two rows of token ids. The default, None,
+        `ftcli.models.batch_layout_check` calls it without `setup` on two rows of token ids. The default, None,
         is for objectives that read no rows of text: nothing is measured for them.
         """
         return None
@@ -93,8 +93,8 @@ class Objective(Callback, ABC):
     def sizes(self, batch: dict[str, Any]) -> tuple[int, int]:
         """Return the number of values and of sequences that the losses of a micro-batch will have."""
 
-    def refuse_gradients(self, optimizer: torch.optim.Optimizer) -> None:
-        """Raise where this objective has no gradient and the optimizer needs one.
+    def check_optimizer_supported(self, optimizer: torch.optim.Optimizer) -> None:
+        """Raise if this objective has no gradient and the optimizer needs one.
 
         Raises:
             UserError: the optimizer needs gradients.
@@ -110,8 +110,8 @@ class Objective(Callback, ABC):
         """Return the scalar that one micro-batch adds to the numerator."""
         if self.reduction != "sequence":
             return losses.values.sum()
-        sizes = torch.bincount(losses.sequence)
-        return (losses.values / sizes[losses.sequence]).sum()
+        sizes = torch.bincount(losses.sequence_index)
+        return (losses.values / sizes[losses.sequence_index]).sum()
 
 
 def sum_by_source(
@@ -131,10 +131,10 @@ def sum_by_source(
     if batch.get("pairs") == len(losses.values):  # one loss a pair of documents
         sources = sources[::2]
     device = losses.values.device
-    owner = sources.to(device, non_blocking=True)[losses.sequence]
+    source_index = sources.to(device, non_blocking=True)[losses.sequence_index]
     values = losses.values.detach().float()
     sums = {}
     for number, title in enumerate(titles):
-        here = owner == number
+        here = source_index == number
         sums[title] = torch.where(here, values, torch.zeros_like(values)).sum(), here.sum()
     return sums

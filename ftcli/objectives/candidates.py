@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ftcli.core.errors import UserError
 from ftcli.data.tokenization import LEARN_ALL, Segment, encode_segments
-from ftcli.objectives.causal_lm import final_hidden, find_supervised
+from ftcli.objectives.causal_lm import compute_hidden_and_head, find_supervised
 
 if TYPE_CHECKING:
     from ftcli.core.run import Run
@@ -77,7 +77,7 @@ def score_candidates(
             fix="list every word that completes a row",
         )
     device = next(model.parameters()).device
-    hidden, head = final_hidden(model, batch, device)
+    hidden, head = compute_hidden_and_head(model, batch, device)
     hidden = hidden.flatten(0, 1)[where.to(device)]
     logits = head(hidden)[:, candidates.to(device)].float()
     return CandidateScores(logits, matches.int().argmax(1).to(device), hidden, head)
@@ -85,10 +85,10 @@ def score_candidates(
 
 def answer_positions(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Return flat positions [n] that predict the first supervised token of each row, and the tokens [n]."""
-    where, labels, sequence = find_supervised(batch)
-    first = torch.ones_like(sequence, dtype=torch.bool)
-    first[1:] = sequence[1:] != sequence[:-1]
-    return where[first], labels[first]
+    predicting_positions, labels, sequence_index = find_supervised(batch)
+    first = torch.ones_like(sequence_index, dtype=torch.bool)
+    first[1:] = sequence_index[1:] != sequence_index[:-1]
+    return predicting_positions[first], labels[first]
 
 
 def _completions(run: Run) -> list[str]:

@@ -37,32 +37,34 @@ class NextTokenPrediction(Objective):
 
     def __call__(self, model: nn.Module, batch: dict[str, Any]) -> Losses:
         """Return losses [n], one a label; labels as in transformers: not shifted, -100 where there is none."""
-        return self._predict(model, batch, self.training_losses)
+        return self._compute_losses(model, batch, self.training_losses)
 
     def held_out_losses(self, model: nn.Module, batch: dict[str, Any]) -> Losses:
         """Return plain cross-entropies [n], comparable between runs whatever they were trained by."""
-        return self._predict(model, batch, plain_losses)
+        return self._compute_losses(model, batch, plain_losses)
 
     def training_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the losses [n] that are minimised, of logits [n, V] in float32 and labels [n]."""
         return cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
 
-    def _predict(self, model: nn.Module, batch: dict[str, Any], function: LossFunction) -> Losses:
-        where, labels, sequence = find_supervised(batch)
+    def _compute_losses(
+        self, model: nn.Module, batch: dict[str, Any], function: LossFunction
+    ) -> Losses:
+        predicting_positions, labels, sequence_index = find_supervised(batch)
         device = next(model.parameters()).device
-        hidden, head = final_hidden(model, batch, device)
-        hidden = hidden.flatten(0, 1)[where.to(device, non_blocking=True)]
+        hidden, head = compute_hidden_and_head(model, batch, device)
+        hidden = hidden.flatten(0, 1)[predicting_positions.to(device, non_blocking=True)]
         labels = labels.to(device, non_blocking=True)
         values = self.token_losses(hidden, labels, head, function)
-        sequence = sequence.to(device, non_blocking=True)
-        return Losses(values, sequence, hidden=hidden, head=head)
+        sequence_index = sequence_index.to(device, non_blocking=True)
+        return Losses(values, sequence_index, hidden=hidden, head=head)
 
     def sizes(self, batch: dict[str, Any]) -> tuple[int, int]:
         """Return the number of labelled tokens, and of documents that have any."""
-        where, _, sequence = find_supervised(batch)
-        return len(where), len(sequence.unique_consecutive())
+        predicting_positions, _, sequence_index = find_supervised(batch)
+        return len(predicting_positions), len(sequence_index.unique_consecutive())
 
-    def row_format_objective(self) -> Objective:
+    def layout_check_objective(self) -> Objective:
         """Return plain next-token prediction, which subclasses add to or compare."""
         return NextTokenPrediction()
 
@@ -100,15 +102,15 @@ def find_supervised(batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
     labels = batch["labels"]
     following = torch.full_like(labels, -100)
     following[:, :-1] = labels[:, 1:]
-    where = (following != -100).flatten().nonzero().squeeze(1)
+    predicting_positions = (following != -100).flatten().nonzero().squeeze(1)
     if "lengths" in batch:
-        owner = torch.repeat_interleave(batch["lengths"].long())[where]
+        sequence_index = torch.repeat_interleave(batch["lengths"].long())[predicting_positions]
     else:
-        owner = where // labels.shape[1]
-    return where, following.flatten()[where].long(), owner
+        sequence_index = predicting_positions // labels.shape[1]
+    return predicting_positions, following.flatten()[predicting_positions].long(), sequence_index
 
 
-def final_hidden(
+def compute_hidden_and_head(
     model: nn.Module, batch: dict[str, Any], device: torch.device
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Return hidden states [B, T, d] before the output layer, and the function from them to logits.
@@ -117,23 +119,23 @@ def final_hidden(
     """
     from ftcli.models.output_head import compute_states_and_head
 
-    if batch.get("reading") == "alone":
-        return _row_by_row(model, batch, device)
+    if batch.get("document_isolation") == "one_row_per_forward":
+        return _compute_row_by_row(model, batch, device)
     inputs = model_inputs(batch, device)
     states, head = compute_states_and_head(model, inputs)
     input_length, length = inputs["input_ids"].shape[1], batch["input_ids"].shape[1]
     return states[:, -input_length:][:, :length], head  # soft prompts precede the input
 
 
-def _row_by_row(
+def _compute_row_by_row(
     model: nn.Module, batch: dict[str, Any], device: torch.device
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Return what `final_hidden` does for a padded batch, one row at a time and without padding."""
+    """Return what `compute_hidden_and_head` does for a padded batch, one row at a time and without padding."""
     states = []
     for ids, real in zip(batch["input_ids"], batch["attention_mask"], strict=True):
         row = ids[real.bool()][None]
         single = {"input_ids": row, "attention_mask": torch.ones_like(row)}
-        hidden, head = final_hidden(model, single, device)
+        hidden, head = compute_hidden_and_head(model, single, device)
         states.append(pad(hidden, (0, 0, 0, len(ids) - row.shape[1])))
     return torch.cat(states), head
 

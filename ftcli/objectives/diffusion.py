@@ -56,7 +56,9 @@ class Diffusion(Objective):
         parts = unwrap_parts(model)
         latents = parts.encode(pixels(batch, parts.device))
         key = (self._seed, self._step) if model.training else (0, EVALUATION_STEP)
-        times, noise, dropped = draw_noise(batch["rows"], latents.shape[1:], len(parts.alphas), key)
+        times, noise, dropped = draw_noise(
+            batch["indices"], latents.shape[1:], len(parts.alphas), key
+        )
         ids = batch["inputs"]["input_ids"]
         if model.training:
             empty = dropped < self.caption_dropout
@@ -66,7 +68,7 @@ class Diffusion(Objective):
 
     def sizes(self, batch: dict[str, Any]) -> tuple[int, int]:
         """Return the number of images twice: each is one value and one sequence."""
-        return len(batch["rows"]), len(batch["rows"])
+        return len(batch["indices"]), len(batch["indices"])
 
 
 def prediction_errors(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ftcli.core.callback import State
 from ftcli.core.errors import UserError
 from ftcli.objectives.base import Losses
-from ftcli.objectives.causal_lm import NextTokenPrediction, final_hidden, find_supervised
+from ftcli.objectives.causal_lm import NextTokenPrediction, compute_hidden_and_head, find_supervised
 from ftcli.objectives.preference import Answers, PairComparison, count_pairs, reward_metrics
 from ftcli.objectives.preference_losses import (
     BATCH_LOSSES,
@@ -84,7 +84,7 @@ class DPO(NextTokenPrediction):
     def with_reference(self, batch: dict[str, Any], split: str) -> dict[str, Any]:
         """Return the batch of a split with the precomputed log-probabilities of the reference."""
         return batch | {
-            "reference": self._require_scores().for_split(split)[batch["rows"]].view(-1, 2)
+            "reference": self._require_scores().for_split(split)[batch["indices"]].view(-1, 2)
         }
 
     def __call__(self, model: nn.Module, batch: dict[str, Any]) -> Losses:
@@ -148,13 +148,13 @@ class DPO(NextTokenPrediction):
 
     def _answers(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Answers, Tensor, Head]:
         """Return the answers, the hidden states [n, d] that predict their tokens, and the output layer."""
-        where, labels, owner = find_supervised(batch)
+        predicting_positions, labels, sequence_index = find_supervised(batch)
         device = next(model.parameters()).device
-        hidden, head = final_hidden(model, batch, device)
-        hidden = hidden.flatten(0, 1)[where.to(device, non_blocking=True)]
+        hidden, head = compute_hidden_and_head(model, batch, device)
+        hidden = hidden.flatten(0, 1)[predicting_positions.to(device, non_blocking=True)]
         losses = self.token_losses(hidden, labels.to(device, non_blocking=True), head)
         answers = Answers.from_tokens(
-            -losses, owner.to(device, non_blocking=True), count_pairs(batch)
+            -losses, sequence_index.to(device, non_blocking=True), count_pairs(batch)
         )
         return answers, hidden, head
 

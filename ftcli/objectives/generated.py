@@ -57,7 +57,7 @@ class Generated(Objective):
         mean = 100 * (1 - values.mean())
         return Losses(values, torch.arange(len(values), device=bare.device), {self.metric: mean})
 
-    def row_format_objective(self) -> Objective:
+    def layout_check_objective(self) -> Objective:
         """Return next-token prediction: the prompts are rows of text, and answers are not measured."""
         return NextTokenPrediction()
 

@@ -15,7 +15,7 @@ from ftcli.core.callback import State
 from ftcli.core.errors import UserError
 from ftcli.objectives.advantages import Aggregation, Scale
 from ftcli.objectives.base import Losses, Reduction
-from ftcli.objectives.causal_lm import NextTokenPrediction, final_hidden
+from ftcli.objectives.causal_lm import NextTokenPrediction, compute_hidden_and_head
 from ftcli.objectives.policy_loss import PolicyLoss, Tokens
 from ftcli.objectives.reference import Mode
 from ftcli.objectives.rewarding import RolloutBuilder
@@ -116,7 +116,7 @@ class GRPO(PolicyLoss, NextTokenPrediction):
     def token_log_probs(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return log-probabilities [n] of the answers' tokens, and entropies [n], at `temperature`."""
         device = next(model.parameters()).device
-        hidden, head = final_hidden(model, batch, device)
+        hidden, head = compute_hidden_and_head(model, batch, device)
         hidden = hidden.flatten(0, 1)[batch["where"].to(device)]
         return self._chunked_log_probs(hidden, batch["targets"].to(device), head)
 
@@ -138,7 +138,7 @@ class GRPO(PolicyLoss, NextTokenPrediction):
 
     def numerator(self, losses: Losses) -> Tensor:
         """Return the scalar that one micro-batch adds to the numerator."""
-        return (losses.values * self._factors(losses.sequence)).sum()
+        return (losses.values * self._factors(losses.sequence_index)).sum()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the answers that later steps will train on again."""

@@ -53,7 +53,7 @@ class LabelWords(Objective):
         """Return the loss of each row, [n]; `hits` [n] is 1 where the right word scores highest."""
         return cross_entropy(scores.logits, scores.targets, reduction="none")
 
-    def row_format_objective(self) -> Objective:
+    def layout_check_objective(self) -> Objective:
         """Return next-token prediction, which shows the logits of every word."""
         return NextTokenPrediction()
 

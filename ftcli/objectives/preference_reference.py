@@ -53,9 +53,9 @@ class ReferenceScores:
         run = self.run
         size = run.trainer.batch_size
         loader = run.data.loader(split, run.tokenizer, batch_size=size, seed=0, shuffle=False)
-        table = torch.empty(len(loader.tokens))
+        table = torch.empty(len(loader.prepared))
         with self.reference.model() as model, run.autocast():
             for batch in loader:
-                table[batch["rows"]] = self.score(model, batch).flatten().float().cpu()
+                table[batch["indices"]] = self.score(model, batch).flatten().float().cpu()
         self.reference.release()
         return table

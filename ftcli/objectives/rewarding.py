@@ -146,7 +146,7 @@ class RolloutBuilder:
         return [
             Answer(
                 decode_answer(sample.ids, stops, tokenizer), sample.ids, sample.truncated, prompt.reference,
-                self._rows[run.locate_row(prompt.row)] if self.needs_rows else {},
+                self._rows[run.locate_example(prompt.row)] if self.needs_rows else {},
                 str(tokenizer.decode(prompt.ids, skip_special_tokens=True)),
             )
             for prompt, group in zip(prompts, drawn, strict=True)
@@ -163,12 +163,13 @@ class RolloutBuilder:
     ) -> Batch:
         s = self.settings
         layout: Layout = "padded"
-        reading = {"reading": batch["reading"]} if "reading" in batch else {}
+        key = "document_isolation"
+        isolation = {key: batch[key]} if key in batch else {}
         if "lengths" in batch:
-            layout = "shared" if s.share_prompts and not reading else "packed"
+            layout = "shared" if s.share_prompts and not isolation else "packed"
         micro_batch = build_micro_batch(prompts, drawn, layout, keep_truncated=not s.mask_truncated)
         return (
-            micro_batch | reading | {"advantages": values, "figures": self._figures(drawn, table)}
+            micro_batch | isolation | {"advantages": values, "figures": self._figures(drawn, table)}
         )
 
     def _figures(self, drawn: Sequence[Sequence[SampledAnswer]], table: Tensor) -> dict[str, float]:

@@ -38,7 +38,7 @@ def read_prompts(batch: Batch, tokenizer: Any, stops: Sequence[int]) -> list[Pro
         UserError: no document has a supervised token.
     """
     prompts = []
-    for (ids, labels), row in zip(documents(batch), batch["rows"], strict=True):
+    for (ids, labels), row in zip(documents(batch), batch["indices"], strict=True):
         learned = (labels != IGNORED).nonzero().flatten()
         if len(learned):
             reference = decode_answer(ids[learned].tolist(), stops, tokenizer)
@@ -69,7 +69,7 @@ def build_micro_batch(
     Returns:
         input_ids, position_ids int64, lengths or attention_mask, as `ftcli.data.loader`; with them
         where [n] the flat position that predicts each token of the answers, targets [n] the token,
-        owner [n] its answer; answers, their number; group, answers a prompt; rows; count = n.
+        owner [n] its answer; answers, their number; group, answers a prompt; rows; num_supervised = n.
         `shared` [prompts] says how many answers each prompt has, where it occurs once.
     """
     prompt_ids = [p.ids for p in prompts]
@@ -84,8 +84,8 @@ def build_micro_batch(
         "owner": _concatenate([torch.full_like(flat[i], i) for i in kept]),
         "answers": len(flat),
         "group": len(answers[0]),
-        "rows": [p.row for p in prompts],
-        "count": sum(len(flat[i]) for i in kept),
+        "indices": [p.row for p in prompts],
+        "num_supervised": sum(len(flat[i]) for i in kept),
     }
 
 

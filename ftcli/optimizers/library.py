@@ -39,7 +39,7 @@ class LibraryOptimizer(Callback):
         self.lr, self.weight_decay, self.options = lr, weight_decay, options
         self.optimizer: Any = None
         self.fallback_warning: str | None = None  # None where the fallback is not used
-        self._training: list[Tensor] = []
+        self._saved_training_weights: list[Tensor] = []
 
     def build(
         self, named_parameters: Iterable[tuple[str, nn.Parameter]], device: torch.device | str
@@ -51,10 +51,10 @@ class LibraryOptimizer(Callback):
         """
         groups = self.groups(list(named_parameters))
         self.optimizer = self._make(groups, torch.device(device))
-        self._training = []
+        self._saved_training_weights = []
         for group in self.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
-        self.train_mode()
+        self.restore_training_weights()
         return self.optimizer
 
     def groups(self, named: Sequence[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
@@ -76,25 +76,27 @@ class LibraryOptimizer(Callback):
         if self.fallback_warning and run.dir is not None:
             run.dir.append_event("warning", text=self.fallback_warning)
 
-    def eval_mode(self) -> None:
-        """Switch to the weights for evaluating and saving, where the optimizer trains others (schedule-free)."""
-        if self._switches() and not self._training:
-            self._training = [p.detach().clone() for p in self._parameters()]
+    def swap_in_eval_weights(self) -> None:
+        """Put in the averaged weights of a schedule-free optimizer for evaluating and saving."""
+        if self._switches() and not self._saved_training_weights:
+            self._saved_training_weights = [p.detach().clone() for p in self._parameters()]
             self.optimizer.eval()
 
-    def train_mode(self) -> None:
-        """Switch back to the weights in training, restored to the bit."""
+    def restore_training_weights(self) -> None:
+        """Put the weights in training back, restored to the bit."""
         if self._switches():
             self.optimizer.train()
-            for parameter, value in zip(self._parameters(), self._training, strict=False):
+            for parameter, value in zip(
+                self._parameters(), self._saved_training_weights, strict=False
+            ):
                 parameter.data.copy_(value)
-            self._training = []
+            self._saved_training_weights = []
 
     def state_dict(self) -> dict[str, Any]:
         """Return the weights in training, if the checkpoint holds others for evaluation; else an empty mapping."""
         if not self._switches():
             return {}
-        values = self._training or [p.detach() for p in self._parameters()]
+        values = self._saved_training_weights or [p.detach() for p in self._parameters()]
         return {"training": list(values)}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:

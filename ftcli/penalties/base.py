@@ -32,4 +32,4 @@ class Penalty(Callback, ABC):
 
     def size(self, batch: dict[str, Any]) -> float:
         """Return the number of items that the mean of a micro-batch is over: labelled tokens, unless overridden."""
-        return float(batch["count"])
+        return float(batch["num_supervised"])

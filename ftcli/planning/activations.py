@@ -118,7 +118,7 @@ def compute_hidden(model: nn.Module, rows: int, length: int, device: str) -> Ten
     Fused attention keeps the same for packed and for padded rows. Eager attention, where the model
     asks for it, keeps `length` x `length` probabilities of each row and head.
     """
-    from ftcli.objectives.causal_lm import final_hidden
+    from ftcli.objectives.causal_lm import compute_hidden_and_head
 
     config: Any = model.config
     mask = None
@@ -130,7 +130,7 @@ def compute_hidden(model: nn.Module, rows: int, length: int, device: str) -> Ten
         config._attn_implementation = attention_name(device)
     ids = torch.zeros(rows, length, dtype=torch.long)
     batch = {"input_ids": ids, "position_ids": None, "attention_mask": mask}
-    return final_hidden(model, batch, next(model.parameters()).device)[0]
+    return compute_hidden_and_head(model, batch, next(model.parameters()).device)[0]
 
 
 @contextmanager

@@ -54,7 +54,7 @@ class Check:
             yield from self._run_checks()
 
     def _run_checks(self) -> Iterator[Finding]:
-        name = format_path(self.composed.job)
+        name = format_path(self.composed.job_file)
         yield ok("config", f"{name}: {len(self.composed.origins)} values, known and consistent")
         for doubt in find_unusual_values(self.composed):
             yield unknown("config", doubt)
@@ -99,7 +99,9 @@ class Check:
 
         if not is_base_trained(self.composed):
             steps = count_base_steps(self.composed)
-            text = f"{self.composed.base} is not trained yet: the first run of this job does that"
+            text = (
+                f"{self.composed.base_job} is not trained yet: the first run of this job does that"
+            )
             text += f" ({steps} steps)" if steps else ""
             yield warn("model", f"{text}; its layers are known from its recipe")
             return
@@ -260,8 +262,8 @@ def prepare_check(job: str, overrides: Sequence[str] = (), gpu: float | None = N
     Raises:
         UserError: the configuration is not valid.
     """
-    from ftcli.config import compose, validate
+    from ftcli.config import compose, validate_and_convert
 
     composed = compose(job, overrides)
-    validate(composed)
+    validate_and_convert(composed)
     return Check(composed, gpu)

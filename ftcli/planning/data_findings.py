@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from ftcli.data.dataset import Data
-    from ftcli.data.tokens import Tokens
+    from ftcli.data.tokens import TokenizedSplit
 
 ROWS = 256  # source rows that are tokenised
 EXAMPLES = 4  # labelled examples of a split that are read and turned into tensors
@@ -71,15 +71,15 @@ def sample_tokens(data: Data, tokenizer: PreTrainedTokenizerBase, rows: int = RO
     """
     most = rows if data.limit is None else min(rows, data.limit)
     with TemporaryDirectory() as folder:
-        tokens = replace(data, limit=most, cache_dir=folder).prepare("train", tokenizer)
-        whole = all(meta["entries"] < most for meta in tokens.metas)
-        shown = _decode_first(tokens, tokenizer)
-        return TokenSample(np.array(tokens.lengths), dict(tokens.meta), whole, shown)
+        tokenized = replace(data, limit=most, cache_dir=folder).prepare("train", tokenizer)
+        whole = all(meta["entries"] < most for meta in tokenized.metas)
+        shown = _decode_first(tokenized, tokenizer)
+        return TokenSample(np.array(tokenized.lengths), dict(tokenized.meta), whole, shown)
 
 
-def _decode_first(tokens: Tokens, tokenizer: Any) -> tuple[str, str]:
+def _decode_first(tokenized: TokenizedSplit, tokenizer: Any) -> tuple[str, str]:
     """Return prompt and learned part of the first document as text."""
-    row = tokens.row(0)
+    row = tokenized.row(0)
     learned = row["labels"] >= 0
     first = int(np.argmax(learned))
     decode = tokenizer.decode
@@ -117,7 +117,7 @@ def check_template(
 
 
 def check_sample(sample: TokenSample, limit: int, turns: bool = True) -> Iterator[Finding]:
-    """Findings on mask and lengths of sampled documents.
+    """Findings on learned tokens and lengths of sampled documents.
 
     Args:
         limit: `data.max_length`.
@@ -125,9 +125,9 @@ def check_sample(sample: TokenSample, limit: int, turns: bool = True) -> Iterato
     """
     prompt, learned = (repr(_shorten(text)) for text in sample.shown)
     share = f"{100 * sample.learned:.0f} % of the tokens are learned"
-    if turns and "no_end" not in sample.meta["losses"]:
+    if turns and "no_end" not in sample.meta["dropped_content"]:
         share += ", every end of turn too"
-    yield ok("mask", f"{share}; first: {prompt} -> {learned}")
+    yield ok("train_on", f"{share}; first: {prompt} -> {learned}")
     median, high = np.percentile(sample.lengths, (50, 95))
     longest = sample.meta["longest"]
     text = (

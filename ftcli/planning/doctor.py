@@ -127,10 +127,10 @@ def check_four_bit() -> Iterator[Finding]:
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from ftcli.models.causal_lm import CausalLM
+    from ftcli.models.causal_lm import CausalLMSource
 
     disable_progress_bar()
-    model = CausalLM("asset:llama_mini", quantization="nf4").load()
+    model = CausalLMSource("asset:llama_mini", quantization="nf4").load()
     tokens = torch.arange(8, device=model.device)[None]
     inputs = model.get_input_embeddings()(tokens).detach().requires_grad_()
     gradients = []

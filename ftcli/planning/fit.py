@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.config.paths import format_path
 from ftcli.core.errors import UserError
 from ftcli.planning.machine import GB
@@ -81,8 +81,8 @@ def _plan_with(plan: Plan, overrides: tuple[str, ...]) -> Plan | None:
     if any(_is_set(plan, word) for word in overrides):
         return None
     try:
-        composed = compose(meta_run.composed.job, [*meta_run.composed.overrides, *overrides])
-        validate(composed)
+        composed = compose(meta_run.composed.job_file, [*meta_run.composed.overrides, *overrides])
+        validate_and_convert(composed)
         other = Plan(
             MetaRun(composed, meta_run.gpu), plan.gpu, plan.schedule
         )  # the data stay the same
@@ -127,5 +127,5 @@ def format_command(plan: Plan, way: Alternative) -> str:
     """Return the command line that trains with an alternative."""
     composed = plan.meta_run.composed
     return shlex.join(
-        ["ftcli", "train", format_path(composed.job), *composed.overrides, *way.overrides]
+        ["ftcli", "train", format_path(composed.job_file), *composed.overrides, *way.overrides]
     )

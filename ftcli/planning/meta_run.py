@@ -27,7 +27,7 @@ class MetaRun:
     """A checked job whose parts are built when asked for; nothing of it can be trained.
 
     Args:
-        composed: what `compose` returned and `validate` accepted.
+        composed: what `compose` returned and `validate_and_convert` accepted.
         gpu: plan for a GPU, whether this machine has one or not.
     """
 
@@ -110,10 +110,10 @@ class MetaRun:
 
     @cached_property
     def data(self) -> Any:
-        """The data; `packing=auto` is planned as flat until the row format is measured."""
+        """The data; `packing=auto` is planned as flat until the batch layout is measured."""
         data = self._build("data")
         if getattr(data, "packing", None) == "auto":
-            data.use_row_format("flat" if getattr(self.method, "packable", True) else "none")
+            data.use_batch_layout("flat" if getattr(self.method, "packable", True) else "none")
         return data
 
     @property
@@ -121,7 +121,7 @@ class MetaRun:
         """Whether some of the data are on a hub, which may not be reachable."""
         from ftcli.data.sources import files, hub
 
-        paths = [part.path for part in getattr(self.data, "parts", [self.data])]
+        paths = [source.path for source in getattr(self.data, "source_settings", [self.data])]
         return any(hub.is_id(path) and not files.exists_locally(path) for path in paths)
 
     @cached_property

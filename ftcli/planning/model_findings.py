@@ -13,7 +13,7 @@ from ftcli.planning.findings import Finding, fail, ok, unknown, warn
 if TYPE_CHECKING:
     from torch import nn
 
-    from ftcli.core.row_format import RowFormat
+    from ftcli.core.batch_layout import BatchLayout
     from ftcli.planning.meta_run import MetaRun
 
 WRAPPERS = 3  # most dotted parts that a wrapper puts before the base model's parameter names
@@ -113,9 +113,9 @@ def check_packing(meta_run: MetaRun) -> Iterator[Finding]:
     from ftcli.models.anatomy import count_parameters
 
     source, data = meta_run.source, meta_run.data
-    if not hasattr(source, "measure_row_format") or not hasattr(data, "use_row_format"):
+    if not hasattr(source, "select_batch_layout") or not hasattr(data, "use_batch_layout"):
         return
-    objective = meta_run.objective.row_format_objective()
+    objective = meta_run.objective.layout_check_objective()
     if objective is None:
         return
     wanted = meta_run.config["data"].get("packing") or "auto"
@@ -129,11 +129,11 @@ def check_packing(meta_run: MetaRun) -> Iterator[Finding]:
         if not meta_run.method.packable:
             wanted = "none"
         with silence_logger("data"):
-            outcome = source.measure_row_format(
+            outcome = source.select_batch_layout(
                 source.load("cpu"), wanted, data.max_length, objective
             )
-        data.use_row_format(outcome.packing, outcome.reading)
-        yield _report_row_format(outcome)
+        data.use_batch_layout(outcome.packing, outcome.document_isolation)
+        yield _report_batch_layout(outcome)
 
 
 def _report_unmeasured(wanted: str, why: str) -> Finding:
@@ -141,10 +141,13 @@ def _report_unmeasured(wanted: str, why: str) -> Finding:
     return unknown("packing", UserError(what))
 
 
-def _report_row_format(outcome: RowFormat) -> Finding:
+def _report_batch_layout(outcome: BatchLayout) -> Finding:
     attention = "" if outcome.attention == "documents" else ", with the attention of transformers"
-    ways = {"alone": ", each row by itself", "reset": ", layers are told where documents end"}
-    text = f"{outcome.packing}{ways.get(outcome.reading, '')}{attention}"
+    ways = {
+        "one_row_per_forward": ", one row per forward pass",
+        "reset_state": ", recurrent layers restart at each document",
+    }
+    text = f"{outcome.packing}{ways.get(outcome.document_isolation, '')}{attention}"
     if not outcome.reason:
         return ok("packing", f"{text}: losses are those of each row alone")
     return warn("packing", f"{text}: {outcome.reason}")

@@ -134,7 +134,7 @@ class Plan:
         weights = asdict(self.estimate.weights)
         del weights["trained"]
         return {
-            "job": str(self.meta_run.composed.job),
+            "job": str(self.meta_run.composed.job_file),
             "model": self.meta_run.source.path,
             "parameters": weights.pop("parameters"),
             "trainable": weights.pop("trainable"),
@@ -228,8 +228,8 @@ def make_plan(job: str, overrides: Sequence[str] = (), gpu: float | None = None)
     Raises:
         UserError: the configuration is not valid.
     """
-    from ftcli.config import compose, validate
+    from ftcli.config import compose, validate_and_convert
 
     composed = compose(job, overrides)
-    validate(composed)
+    validate_and_convert(composed)
     return Plan(MetaRun(composed, gpu is not None), gpu)

@@ -96,7 +96,7 @@ def _count_rows(meta_run: MetaRun) -> tuple[int, bool]:
     """Count the usable rows of the training split; False where there are more than `MOST_ROWS`."""
     data = meta_run.data
     counted = sum(1 for _ in islice(data.examples("train"), MOST_ROWS + 1))
-    total = getattr(data, "total", None)
+    total = getattr(data, "rows_per_epoch", None)
     if total is not None and counted <= MOST_ROWS:
         return total, True
     return min(counted, MOST_ROWS), counted <= MOST_ROWS
@@ -114,28 +114,29 @@ def _measure_tokens(meta_run: MetaRun, limit: int | None = None) -> Schedule:
     data = meta_run.data if limit is None else replace(meta_run.data, limit=limit)
     seed = int(meta_run.composed.config.get("seed", 0))
     size = meta_run.trainer.batch_size
-    tokens = data.prepare("train", meta_run.tokenizer)
-    batches = data.loader("train", meta_run.tokenizer, size, seed=seed).list_batch_rows(0)
+    tokenized = data.prepare("train", meta_run.tokenizer)
+    batches = data.loader("train", meta_run.tokenizer, size, seed=seed).list_batch_indices(0)
     read = np.fromiter(chain.from_iterable(batches), dtype=np.int64)
     return Schedule(
         rows=len(read),
         batches=len(batches),
-        tokens=int(tokens.lengths[read].sum()),
-        supervised=_count_supervised(tokens, read),
-        longest=int(tokens.lengths.max()),
+        tokens=int(tokenized.lengths[read].sum()),
+        supervised=_count_supervised(tokenized, read),
+        longest=int(tokenized.lengths.max()),
         fullest=max(
-            _batch_tokens([int(tokens.lengths[row]) for row in rows], data) for rows in batches
+            _batch_tokens([int(tokenized.lengths[row]) for row in rows], data) for rows in batches
         ),
     )
 
 
-def _count_supervised(tokens: Any, rows: np.ndarray) -> int | None:
+def _count_supervised(tokenized: Any, rows: np.ndarray) -> int | None:
     """Return the learned tokens of documents, by the means of their sources."""
-    if not hasattr(tokens, "sizes"):  # images and sounds
-        return tokens.meta.get("supervised")
-    counts = np.bincount(tokens.find_sources(rows), minlength=len(tokens.sizes))
+    if not hasattr(tokenized, "sizes"):  # images and sounds
+        return tokenized.meta.get("supervised")
+    counts = np.bincount(tokenized.find_sources(rows), minlength=len(tokenized.sizes))
     means = [
-        meta["supervised"] / size for meta, size in zip(tokens.metas, tokens.sizes, strict=True)
+        meta["supervised"] / size
+        for meta, size in zip(tokenized.metas, tokenized.sizes, strict=True)
     ]
     return round(float(counts @ np.asarray(means)))
 

@@ -17,7 +17,7 @@ from ftcli.core.config_hash import config_hash
 from ftcli.core.errors import Problems, UserError
 from ftcli.core.logs import silence_logger
 from ftcli.jobs import trial
-from ftcli.jobs.bases import ensure_base
+from ftcli.jobs.bases import train_missing_base
 
 if TYPE_CHECKING:
     from ftcli.config import ComposedJob
@@ -105,7 +105,7 @@ class Experiment:
 
     def _compose_variant(self, variant: str) -> list[ComposedJob]:
         """Return the composed job of a variant, its stages and its base."""
-        from ftcli.config import compose, validate
+        from ftcli.config import compose, validate_and_convert
         from ftcli.jobs import stages
 
         with silence_logger(
@@ -114,9 +114,9 @@ class Experiment:
             composed = compose(
                 self.recipe.path, join_overrides(self.changes[variant], self.overrides)
             )
-            validate(composed)
+            validate_and_convert(composed)
             parts = stages.compose_stages(composed) if composed.config.get(stages.KEY) else {}
-            base = [compose_base(composed.base)] if composed.base else []
+            base = [compose_base(composed.base_job)] if composed.base_job else []
         return [composed, *parts.values(), *base]
 
     def _build_trial(self, variant: str, sources: list[ComposedJob], seed: int) -> Trial:
@@ -143,7 +143,7 @@ class Experiment:
         for number, run in enumerate(waiting, start=len(self.trials) - len(waiting) + 1):
             left = sum(took) / len(took) * (len(self.trials) - number + 1) if took else None
             report(Progress(number, len(self.trials), run, left))
-            ensure_base(run.composed)
+            train_missing_base(run.composed)
             began = time.monotonic()
             try:
                 trial.complete_job(run.composed, run.path)

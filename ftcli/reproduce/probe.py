@@ -40,17 +40,17 @@ def measure_distance(folder: Path, rebuilt: Run) -> float:
 
     fresh = rebuild_run(folder)
     fresh.load_model()
-    start, trained = fresh.trained_state(), open_run(folder).trained_state()
+    start, trained = fresh.get_trained_tensors(), open_run(folder).get_trained_tensors()
     if all((start[name] == value).all() for name, value in trained.items()):
         return float("inf")
-    state = rebuilt.trained_state()
+    state = rebuilt.get_trained_tensors()
     return max((trained[name] - value).abs().max().item() for name, value in state.items())
 
 
 def first_batch(run: Run) -> dict[str, Any]:
     """Return the first micro-batch that the run trains on."""
     loader = run.build_loader()
-    return loader.batch(loader.list_batch_rows(0)[0])
+    return loader.batch(loader.list_batch_indices(0)[0])
 
 
 def loss_of(run: Run, model: Any, batch: dict[str, Any]) -> Any:

@@ -29,20 +29,20 @@ def build_run(
     """
     config = resolve_precision(config)
     groups = [*REQUIRED, *(group for group in OPTIONAL if config.get(group))]
-    parts = {group: build(config[group], group, composed) for group in groups}
+    components = {group: build(config[group], group, composed) for group in groups}
     for group in COLLECTIONS:  # an object set to null is left out
         nodes = {n: node for n, node in (config.get(group) or {}).items() if node and n != REQUIRES}
-        parts[group] = {
+        components[group] = {
             name: build(node, f"{group}.{name}", composed) for name, node in nodes.items()
         }
-    parts["eval"] = add_named_sets(parts["eval"], parts["data"])
-    return Run(config, parts, dir)
+    components["eval"] = add_named_sets(components["eval"], components["data"])
+    return Run(config, components, dir)
 
 
-def create_run(composed: ComposedJob) -> Run:
+def create_run_in_new_dir(composed: ComposedJob) -> Run:
     """Return a run with a new directory that holds its record; removed again if an object refuses its options."""
     run_dir = create_directory(composed)
-    with run_dir.removed_unless_started():
+    with run_dir.removed_on_user_error():
         return build_run(composed.config, run_dir, composed)
 
 
@@ -61,10 +61,10 @@ def open_run(path: str | Path, checkpoint: str = "last") -> Run:
 
     run_dir = RunDir.open(path)
     run = build_run(load(run_dir.path / "config.yaml").config, run_dir)
-    folder = Checkpoints(run_dir.checkpoints).find(checkpoint, only=WEIGHTS)
+    folder = Checkpoints(run_dir.checkpoints).find(checkpoint, verify_files=WEIGHTS)
     run.load_model()
     load_weights(folder, run)
-    run.step = step_of(folder)
+    run.evaluated_step = step_of(folder)
     run.model.eval()
     return run
 
@@ -74,7 +74,7 @@ def create_directory(composed: ComposedJob) -> RunDir:
     from ftcli.run.record import write_record
 
     options = composed.config.get("run") or {}
-    name = options.get("name") or get_job_name(composed.job)
+    name = options.get("name") or get_job_name(composed.job_file)
     run_dir = RunDir.create(options.get("dir", "runs"), name)
     composed.config = resolve_precision(composed.config)
     write_record(run_dir, composed)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftcli import __version__
+from ftcli.config.renamed import update_old_config
 from ftcli.core.atomic import write_text
 from ftcli.core.base_model import FILE as BASE
 from ftcli.core.errors import UserError
@@ -33,7 +34,7 @@ def write_card(run_dir: RunDir) -> Path:
     README.md replaces the empty form that PEFT writes there and that the Hub would show.
     """
     folder = Path(run_dir.path)
-    kind = _read_artefact_kind(read_config(folder))
+    kind = _read_artefact_kind(update_old_config(read_config(folder)))
     path = folder / "card.md"
     write_text(path, card_text(run_dir, kind))
     for artefact in ("adapter", "model"):
@@ -49,7 +50,7 @@ def card_text(run_dir: RunDir, artefact: str) -> str:
         artefact: `adapter` (loaded by PEFT) or `model` (loaded by transformers).
     """
     folder = Path(run_dir.path)
-    config, data = read_config(folder), read_json(folder / "data.json")
+    config, data = update_old_config(read_config(folder)), read_json(folder / "data.json")
     result = run_dir.result()
     parts = [
         _build_front_matter(config, result, artefact),
@@ -134,7 +135,7 @@ def _list_hub_data(config: dict[str, Any]) -> list[str]:
 def _build_usage(config: dict[str, Any], artefact: str) -> str:
     """Code by which transformers and PEFT load the artefact; empty unless it is a causal language model."""
     model = config.get("model", {})
-    if not str(model.get("_target_", "")).endswith("CausalLM"):
+    if not str(model.get("_target_", "")).endswith("CausalLMSource"):
         return ""
     from ftcli.models.hub import OWNER
 

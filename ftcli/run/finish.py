@@ -56,7 +56,7 @@ def save_artefact(run: Run, target: Path) -> int:
 
 
 def summarize_run(run: Run, outcome: Outcome, size: int) -> dict[str, Any]:
-    """Return the content of result.json; figures that were not measured are absent.
+    """Return the content of result.json; metrics that were not measured are absent.
 
     Args:
         size: bytes of the saved artefact; 0 where none was saved.
@@ -66,7 +66,7 @@ def summarize_run(run: Run, outcome: Outcome, size: int) -> dict[str, Any]:
     from ftcli.models.bits import measure_model_bits
     from ftcli.trainer.meter import peak_memory_gb
 
-    meter, state = outcome.loop.meter, outcome.state
+    meter, state = outcome.context.meter, outcome.state
     result: dict[str, Any] = {
         "status": outcome.status,
         "run": str(run.dir.path) if run.dir else "",
@@ -74,20 +74,23 @@ def summarize_run(run: Run, outcome: Outcome, size: int) -> dict[str, Any]:
         "max_steps": state.max_steps,
         "tokens": state.tokens,
         "supervised_tokens": state.supervised,
-        "seconds": meter.total_busy + meter.busy,  # with the time since the last log line
+        "seconds": meter.total_train_seconds
+        + meter.train_seconds,  # with the time since the last log line
         "peak_memory_gb": peak_memory_gb(),
-        "forward_passes": meter.forwards,
-        "trainable_parameters": sum(p.numel() for p in outcome.loop.parameters),
+        "forward_passes": meter.evaluations,
+        "trainable_parameters": sum(p.numel() for p in outcome.context.parameters),
         "total_parameters": count_parameters(run.model),
         "seed": run.seed,
         "metrics_before": read_initial_scores(run.dir),
         "metrics": outcome.after,
     }
-    result |= outcome.loop.callbacks["costs"].state_dict() | outcome.figures
+    result |= outcome.context.callbacks["costs"].state_dict() | outcome.metrics
     if result["seconds"] > 0:
         result["tok_s"] = (meter.total_tokens + meter.tokens) / result["seconds"]
     if state.step:
-        result["optimizer"] = type(outcome.loop.optimizer).__name__  # that ran, not as configured
+        result["optimizer"] = type(
+            outcome.context.optimizer
+        ).__name__  # that ran, not as configured
     if state.ended_early:
         result["ended_early"] = state.ended_early
     if size:

@@ -53,7 +53,7 @@ def export_run(
         raise UserError(
             f"{form}: no such format.", where="--to", fix=f"one of {', '.join(FORMATS)}, hub"
         )
-    target = Path(output) if output else Path(path) / "export" / form
+    target = locate_target(path, form, output)
     if form != "gguf":
         if adapter:
             raise UserError(
@@ -61,20 +61,44 @@ def export_run(
                 where="--adapter",
                 fix=f"ftcli export {path} --to gguf --adapter",
             )
+        refuse_written(target)
         return merge_run(path, target, checkpoint)
     from ftcli.serving.gguf import require_converter
 
     require_converter()
-    target = target.with_suffix("")
     if adapter:
         return _export_base_and_adapter(path, target, checkpoint)
     return _export_merged(path, target, checkpoint)
+
+
+def locate_target(path: str | Path, form: str, output: str | Path | None) -> Path:
+    """Return the folder to write; for gguf the beginning of the names of its file and folder."""
+    if output:
+        return Path(output).with_suffix("") if form == "gguf" else Path(output)
+    folder = Path(path) / "export" / form
+    return folder / "model" if form == "gguf" else folder
+
+
+def refuse_written(*places: Path) -> None:
+    """Refuse files, and folders with content; `--to` of an export is the format, so `--output` is named.
+
+    Raises:
+        UserError: an earlier export, or something else, is there.
+    """
+    try:
+        for place in places:
+            refuse_existing(place)
+    except UserError as error:
+        raise UserError(
+            error.what, where="--output", fix="--output ANOTHER, or remove what is there"
+        ) from error
 
 
 def _export_merged(path: str | Path, target: Path, checkpoint: str) -> MergeReport:
     from ftcli.serving.gguf import write_model
 
     folder, file = Path(f"{target}-hf"), Path(f"{target}.gguf")
+    refuse_written(folder, file)
     report = merge_run(path, folder, checkpoint)
     write_model(folder, file, *_prompt_settings(path))
     return replace(report, folder=str(file), bytes=file.stat().st_size)
@@ -87,7 +111,7 @@ def _export_base_and_adapter(path: str | Path, target: Path, checkpoint: str) ->
 
     folder = Path(f"{target}-base-hf")
     base, lora = Path(f"{target}-base.gguf"), Path(f"{target}-lora.gguf")
-    refuse_existing(folder)
+    refuse_written(folder, base, lora)
     run = open_run(path, checkpoint=checkpoint)
     trained = read_factors(run)
     save_model(_without_adapter(run), run.tokenizer, folder)

@@ -41,6 +41,8 @@ def write_model(folder: Path, target: Path, tokenizer: Any, begins: bool) -> Non
     Raises:
         UserError: llama.cpp does not know the architecture, or splits text differently.
     """
+    from gguf import Keys
+
     library = find_converter_class(folder)
 
     class Model(library):  # type: ignore[valid-type, misc]
@@ -62,9 +64,17 @@ def write_model(folder: Path, target: Path, tokenizer: Any, begins: bool) -> Non
             finally:
                 logger.disabled = False
 
+        def set_gguf_parameters(self) -> None:
+            """Write the settings; the converter takes transformers' name for unscaled rotary frequencies as unknown."""
+            if self.rope_parameters.get("rope_type") == "default":
+                del self.rope_parameters["rope_type"]
+            super().set_gguf_parameters()
+
         def set_vocab(self) -> None:
             """Write the vocabulary, and the tokens that begin texts and end answers."""
             super().set_vocab()
+            for values in self.gguf_writer.kv_data:  # else the writer warns of two values
+                values.pop(Keys.Tokenizer.ADD_BOS, None)
             self.gguf_writer.add_add_bos_token(begins)
             for kind, token in zip(
                 ("eot", "eom"), _read_end_tokens(folder, tokenizer), strict=False

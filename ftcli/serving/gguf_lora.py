@@ -51,7 +51,9 @@ def read_factors(run: Run) -> dict[str, Factors]:
     from peft.tuners.lora import LoraLayer
 
     kept = ("lora_A.weight", "lora_B.weight")
-    other_tensors = [name for name in run.method.state(run.model) if not name.endswith(kept)]
+    other_tensors = [
+        name for name in run.method.get_trained_tensors(run.model) if not name.endswith(kept)
+    ]
     if other_tensors:
         raise _adapter_error(f"it trains {other_tensors[0]!r} ({len(other_tensors)} such tensors)")
     factors_by_weight = {}

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftcli.config.renamed import update_old_config
 from ftcli.core.redaction import redact
 from ftcli.core.run_dir import RunDir
 from ftcli.run.card import card_text
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 #: Class of the run's model or, for a classifier, of its data -> task of the hub.
 TASKS = {
-    "CausalLM": "text-generation", "Ldm": "text-to-image",
+    "CausalLMSource": "text-generation", "LdmSource": "text-to-image",
     "Images": "image-classification", "Audio": "audio-classification",
 }  # fmt: skip
 ALONE = "\n\nFrom this folder alone:\n\n```\nftcli train config.yaml\n```"  # of the run's own card
@@ -43,7 +44,7 @@ def build_card(folder: Path, artefact: str, repo: str, licence: str | None = Non
     card = ModelCard(redact(_hide_places(text.replace(ALONE, ""), folder)))
     data: Any = card.data
     data.license = licence or data.license
-    task = find_task(read_config(folder))
+    task = find_task(update_old_config(read_config(folder)))
     if task:
         data.pipeline_tag = task
     data.model_name = repo.rpartition("/")[2]

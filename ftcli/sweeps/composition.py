@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ftcli.config import build, compose, paths, signature, validate
+from ftcli.config import build, compose, paths, signature, validate_and_convert
 from ftcli.config.job import ComposedJob, iter_leaves
 from ftcli.core.errors import Problems, UserError
 from ftcli.jobs.trial import write_job_record
@@ -34,7 +34,7 @@ def compose_trial(job: str, overrides: Sequence[str]) -> ComposedJob:
     composed = compose(job, overrides)
     composed.config.pop(GROUP, None)
     composed.drop_origins(GROUP)
-    validate(composed)
+    validate_and_convert(composed)
     return composed
 
 
@@ -64,9 +64,9 @@ def compose_all(
 
 def write_trial(composed: ComposedJob, folder: Path) -> None:
     """Write the record of a trial to its folder; a worker needs nothing else."""
-    from ftcli.jobs.bases import ensure_base
+    from ftcli.jobs.bases import train_missing_base
 
-    ensure_base(composed)  # train the base once, before any worker starts
+    train_missing_base(composed)  # train the base once, before any worker starts
     write_job_record(composed, folder)
 
 
@@ -79,7 +79,7 @@ def build_launcher(job: str, name: str | None, words: Sequence[str]) -> Launcher
     composed = compose(job, [*([f"{GROUP}={name}"] if name else []), *words])
     if not (composed.get(GROUP) or {}).get("_target_"):
         composed = compose(job, [f"{GROUP}=local", *words])
-    validate(composed)
+    validate_and_convert(composed)
     _refuse_shell_settings(composed)
     launcher: Any = build(composed.config[GROUP], GROUP, composed)
     return launcher

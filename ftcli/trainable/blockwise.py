@@ -96,7 +96,7 @@ class Blockwise(Trainable, ABC):
     def _switch(self, state: State) -> None:
         on, off = self.split()
         activate(on, off)
-        optimizer = state.run.optimizer.optimizer
+        optimizer = state.run.optimizer_builder.optimizer
         if self.state_on_switch == "drop":
             drop(optimizer, off)
         elif self.state_on_switch == "offload":

@@ -33,9 +33,9 @@ def dump_batch(run: Run, error: NonFinite) -> None:
     if error.dumped:
         return
     error.dumped = True
-    own = error.batches or [run.build_loader().batch(rows) for rows in error.rows]
+    own = error.batches or [run.build_loader().batch(rows) for rows in error.indices]
     gathered = ranks.gather_objects(run.accelerator, own)
-    error.rows = [batch["rows"] for batches in gathered for batch in batches]
+    error.indices = [batch["indices"] for batches in gathered for batch in batches]
     if run.dir is None or not run.accelerator.is_main_process:
         return
     try:
@@ -89,10 +89,10 @@ def _iterate_tensors(batch: Mapping[str, Any], prefix: str = "") -> Iterator[tup
 
 def _describe_rows(run: Run, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield number and origin of each row with its text; texts that are not one a row come after all rows."""
-    rows, texts = batch["rows"], list(_decode_rows(run, batch))
+    rows, texts = batch["indices"], list(_decode_rows(run, batch))
     apart = len(texts) != len(rows)
     for index, row in enumerate(rows):
-        line = {"row": int(row), "origin": run.locate_row(row)}
+        line = {"row": int(row), "origin": run.locate_example(row)}
         yield line if apart else line | {"text": texts[index]}
     if apart:
         yield from ({"text": text} for text in texts)

@@ -21,7 +21,7 @@ from ftcli.trainer.manifest import step_of
 from ftcli.trainer.shards import PATTERN, write_shards
 
 if TYPE_CHECKING:
-    from ftcli.trainer.loop import Loop
+    from ftcli.trainer.context import TrainingContext
 
 logger = logging.getLogger("ftcli")
 LATER = ".later-"  # prefix of checkpoints whose steps a resumed run repeats
@@ -47,8 +47,8 @@ class Checkpoints:
         self.run_dir = RunDir(folder.parent)
         self._warned = False
 
-    def prepare_folder(self, loop: Loop, resume: Path | None) -> None:
-        """Return the folder to its state when `resume` was written, and check that a checkpoint fits on the disk.
+    def prepare_folder(self, context: TrainingContext, checkpoint: Path | None) -> None:
+        """Return the folder to its state when `checkpoint` was written, and check that a checkpoint fits on the disk.
 
         Checkpoints of later steps belong to steps that will be repeated. They are renamed, and removed
         when the first new checkpoint is complete.
@@ -59,14 +59,14 @@ class Checkpoints:
         self.folder.mkdir(exist_ok=True)
         atomic.remove_unfinished(self.folder)
         atomic.remove_unfinished(self.run_dir.path)
-        if resume is not None and resume.parent.resolve() == self.folder.resolve():
+        if checkpoint is not None and checkpoint.parent.resolve() == self.folder.resolve():
             for path in self._sort_by_step(self.folder.glob("step-*")):
-                if step_of(path) > step_of(resume):
+                if step_of(path) > step_of(checkpoint):
                     shutil.rmtree(self.folder / f"{LATER}{path.name}", ignore_errors=True)
                     path.rename(self.folder / f"{LATER}{path.name}")
-            self._restore_links(resume)
+            self._restore_links(checkpoint)
         try:
-            disk.require_space(self.folder, self._estimate_bytes(loop))
+            disk.require_space(self.folder, self._estimate_bytes(context))
         except disk.NotEnoughSpace as error:
             raise UserError(
                 f"no checkpoint could be saved: {disk.describe_fault(error)}.",
@@ -74,7 +74,9 @@ class Checkpoints:
                 fix="free space, or run.dir=FOLDER on another disk",
             ) from error
 
-    def save(self, loop: Loop, best: bool = False, required: bool = True) -> Path | None:
+    def save(
+        self, context: TrainingContext, best: bool = False, required: bool = True
+    ) -> Path | None:
         """Write a checkpoint of the current step; return its folder, or None on ranks other than the first.
 
         Where weights are sharded (`trainer.strategy=fsdp2`) every rank writes its parts, and must call this.
@@ -87,13 +89,13 @@ class Checkpoints:
         Raises:
             UserError: the disk refused a required checkpoint; earlier ones are intact.
         """
-        name = f"step-{loop.state.step:06d}"
-        target, main = self.folder / name, loop.accelerator.is_main_process
+        name = f"step-{context.state.step:06d}"
+        target, main = self.folder / name, context.accelerator.is_main_process
         try:
-            if loop.saves_parts:
-                write_shards(self._parts_folder(name), loop)
+            if context.saves_shards:
+                write_shards(self._parts_folder(name), context)
             if main:
-                self._write_folder(target, loop, best)
+                self._write_folder(target, context, best)
         except Exception as error:
             if not main and required:
                 raise
@@ -108,7 +110,7 @@ class Checkpoints:
             if best:
                 atomic.write_link(self.folder / "best", name)
             self._remove_old(target)
-            self.run_dir.append_event("checkpoint", step=loop.state.step, path=name)
+            self.run_dir.append_event("checkpoint", step=context.state.step, path=name)
         except OSError as error:
             what = f"{name} was saved; updating links or removing old checkpoints failed"
             failure = disk.run_error(error, self.run_dir.path, what)
@@ -122,33 +124,37 @@ class Checkpoints:
         """Return the folder to which the ranks write their parts before they belong to a checkpoint."""
         return self.folder / f".{name}-parts{atomic.UNFINISHED}"
 
-    def _write_folder(self, target: Path, loop: Loop, best: bool) -> None:
+    def _write_folder(self, target: Path, context: TrainingContext, best: bool) -> None:
         parts = self._parts_folder(target.name)
-        disk.require_space(self.folder, 0 if loop.saves_parts else self._estimate_bytes(loop))
+        disk.require_space(
+            self.folder, 0 if context.saves_shards else self._estimate_bytes(context)
+        )
         with atomic.write_folder(target) as unfinished:
             for part in parts.glob(PATTERN):
                 part.rename(unfinished / part.name)
-            write_checkpoint_files(unfinished, loop, best)
+            write_checkpoint_files(unfinished, context, best)
             manifest.write_manifest(unfinished)
         shutil.rmtree(parts, ignore_errors=True)
 
-    def finished(self) -> list[Path]:
+    def list_complete(self) -> list[Path]:
         """Return all complete checkpoints, oldest first."""
         return self._sort_by_step(
             path.parent for path in self.folder.glob(f"step-*/{manifest.DONE}")
         )
 
-    def find(self, name: str, only: Collection[str] | None = None, fall_back: bool = False) -> Path:
+    def find(
+        self, name: str, verify_files: Collection[str] | None = None, fall_back: bool = False
+    ) -> Path:
         """Return the checkpoint called `last`, `best` or `step-000400` after checking it for damage.
 
         Args:
-            only: the files whose content is checked; see `manifest.find_damage`.
+            verify_files: the files whose content is checked; see `manifest.find_damage`.
             fall_back: in place of a damaged `last`, return the newest undamaged checkpoint.
 
         Raises:
             UserError: there is no such checkpoint, or it is damaged; the message lists the others.
         """
-        whole = self.finished()
+        whole = self.list_complete()
         meant = whole[-1] if name == "last" and whole else self.folder / name
         chosen = next((path for path in whole if path.resolve() == meant.resolve()), None)
         if chosen is None:
@@ -160,11 +166,13 @@ class Checkpoints:
                 if whole
                 else f"ftcli resume {self.run_dir.path}",
             )
-        wrong = manifest.find_damage(chosen, only)
+        wrong = manifest.find_damage(chosen, verify_files)
         if wrong is None:
             return chosen
         self._record_event("damaged_checkpoint", path=chosen.name, problem=wrong)
-        others = [p for p in whole if p.name != chosen.name and not manifest.find_damage(p, only)]
+        others = [
+            p for p in whole if p.name != chosen.name and not manifest.find_damage(p, verify_files)
+        ]
         if fall_back and name == "last" and others:
             logger.warning(f"{chosen} is damaged ({wrong}); going on from {others[-1].name}.")
             return others[-1]
@@ -184,26 +192,26 @@ class Checkpoints:
     def _sort_by_step(self, paths: Iterable[Path]) -> list[Path]:
         return sorted((path for path in paths if path.name[5:].isdigit()), key=step_of)
 
-    def _restore_links(self, resume: Path) -> None:
+    def _restore_links(self, checkpoint: Path) -> None:
         """Point `last` and `best` where a crash just after the checkpoint may have left them outdated."""
-        atomic.write_link(self.folder / "last", resume.name)
-        state = json.loads((resume / "state.json").read_text(encoding="utf-8"))
+        atomic.write_link(self.folder / "last", checkpoint.name)
+        state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
         best = self.folder / "best"
         if state.get("is_best"):
-            atomic.write_link(best, resume.name)
+            atomic.write_link(best, checkpoint.name)
         elif best.is_symlink() and not best.exists():
             best.unlink()
 
-    def _estimate_bytes(self, loop: Loop) -> int:
+    def _estimate_bytes(self, context: TrainingContext) -> int:
         """Return the bytes to reserve for a checkpoint: the larger of its tensors and the previous one, plus 5 %."""
-        state = loop.optimizer.state.values()
-        kept = [*state, *(part.state_dict() for part in loop.callbacks.values())]
+        state = context.optimizer.state.values()
+        kept = [*state, *(callback.state_dict() for callback in context.callbacks.values())]
         tensors = [
-            *loop.run.trained_state().values(),
+            *context.run.get_trained_tensors().values(),
             *(t for s in kept for t in _iterate_tensors(s)),
         ]
         sizes = [sum(t.numel() * t.element_size() for t in tensors)]
-        sizes += [manifest.total_bytes(path) for path in self.finished()[-1:]]
+        sizes += [manifest.total_bytes(path) for path in self.list_complete()[-1:]]
         return int(max(sizes) * 1.05) + SMALL_FILES
 
     def _report_failure(self, error: Exception, name: str, required: bool) -> None:
@@ -220,7 +228,7 @@ class Checkpoints:
     def _warn_of_full_disk(self, size: int) -> None:
         """Warn once where the checkpoints that are kept will not all fit on the disk."""
         coming = (
-            self.keep + 2 - len(self.finished())
+            self.keep + 2 - len(self.list_complete())
         )  # plus the best, and the new one before an old one is removed
         free = disk.free_bytes(self.folder)
         if coming * size > free and not self._warned:
@@ -230,13 +238,13 @@ class Checkpoints:
 
     def _remove_old(self, newest: Path) -> None:
         """Remove all but the `keep` newest checkpoints and the best, if `newest` is undamaged."""
-        wrong = manifest.find_damage(newest, only=())
+        wrong = manifest.find_damage(newest, verify_files=())
         if wrong is not None:
             self._record_event("damaged_checkpoint", path=newest.name, problem=wrong)
             logger.warning(f"{newest} is damaged ({wrong}); older checkpoints are kept.")
             return
         best = (self.folder / "best").resolve().name
-        for path in self.finished()[: -self.keep]:
+        for path in self.list_complete()[: -self.keep]:
             if path.name not in (best, newest.name):
                 (
                     path / manifest.DONE
@@ -250,13 +258,15 @@ class Checkpoints:
             self.run_dir.append_event(kind, **fields)
 
 
-def open_checkpoints(loop: Loop, keep: int, resume: Path | None = None) -> Checkpoints | None:
-    """Return the checkpoints of a loop, ready for the first save; None for a run without a directory."""
-    if loop.run.dir is None:
+def open_checkpoints(
+    context: TrainingContext, keep: int, checkpoint: Path | None = None
+) -> Checkpoints | None:
+    """Return the checkpoints of a training, ready for the first save; None for a run without a directory."""
+    if context.run.dir is None:
         return None
-    checkpoints = Checkpoints(loop.run.dir.checkpoints, keep)
-    if loop.accelerator.is_main_process:
-        checkpoints.prepare_folder(loop, resume)
+    checkpoints = Checkpoints(context.run.dir.checkpoints, keep)
+    if context.accelerator.is_main_process:
+        checkpoints.prepare_folder(context, checkpoint)
     return checkpoints
 
 

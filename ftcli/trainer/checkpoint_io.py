@@ -1,4 +1,4 @@
-"""The files of a checkpoint: written from a loop, and loaded into one."""
+"""The files of a checkpoint: written from a training context, and loaded into one."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ftcli.core import atomic
 from ftcli.core.errors import UserError
 from ftcli.core.redaction import redact_tree
 from ftcli.core.rng import random_state, set_random_state
-from ftcli.methods.base import refuse_shapes
+from ftcli.methods.base import check_shapes
 from ftcli.trainer import shards
 
 if TYPE_CHECKING:
     from ftcli.core.callback import State
     from ftcli.core.run import Run
     from ftcli.core.run_dir import RunDir
-    from ftcli.trainer.loop import Loop
+    from ftcli.trainer.context import TrainingContext
 
 #: The files needed to use the trained weights, as patterns of names.
 WEIGHTS = ("adapter.safetensors", "adapter_config.json", shards.PATTERN)
@@ -28,27 +28,30 @@ MAY_BE_LEFT_OUT = ("logger.", "callback.")  # what a resume may drop is decided 
 COUNTERS = ("step", "epoch", "batch", "tokens", "supervised", "best")
 
 
-def write_checkpoint_files(folder: Path, loop: Loop, best: bool) -> None:
-    """Write the state of the loop to a folder, but for what `shards.write_shards` has put there.
+def write_checkpoint_files(folder: Path, context: TrainingContext, best: bool) -> None:
+    """Write the state of the training to a folder, but for what `shards.write_shards` has put there.
 
     Args:
         best: recorded in `state.json`: whether this checkpoint is the best so far.
     """
-    run, state = loop.run, loop.state
+    run, state = context.run, context.state
     if shards.holds_shards(folder):
         write_description(folder, run)
     else:
         with run.evaluation_weights():  # callbacks keep those in training in their own state
             save_weights(folder, run)
-        _save_pt(loop.optimizer.state_dict(), folder / "optimizer.pt")
-    saved = {name: part.state_dict() for name, part in loop.callbacks.items()}
+        _save_pt(context.optimizer.state_dict(), folder / "optimizer.pt")
+    saved = {name: callback.state_dict() for name, callback in context.callbacks.items()}
     _save_pt({name: s for name, s in saved.items() if s}, folder / "participants.pt")
     _save_pt(random_state(), folder / "rng.pt")
-    position = {"epoch": state.epoch, "batch": state.batch, "fingerprint": loop.fingerprint}
-    position |= {"ranks": loop.accelerator.num_processes, "micro_batches": loop.micro_batches}
+    position = {"epoch": state.epoch, "batch": state.batch, "fingerprint": context.fingerprint}
+    position |= {
+        "ranks": context.accelerator.num_processes,
+        "micro_batches": context.micro_batches_per_step,
+    }
     atomic.write_json(folder / "loader.json", position)
     counters = {name: getattr(state, name) for name in COUNTERS}
-    counters["meter"] = loop.meter.state_dict()
+    counters["meter"] = context.meter.state_dict()
     counters["lines"] = _count_kept_lines(run.dir, state) if run.dir else 0
     counters["is_best"] = best
     atomic.write_json(folder / "state.json", counters | {"config": redact_tree(run.config)})
@@ -69,7 +72,7 @@ def _count_kept_lines(run_dir: RunDir, state: State) -> int:
 
 def save_weights(folder: Path, run: Run) -> None:
     """Write the trained weights as safetensors, and the description of the method that reads them."""
-    tensors = {name: t.detach().cpu().contiguous() for name, t in run.trained_state().items()}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in run.get_trained_tensors().items()}
     save_file(tensors, folder / "adapter.safetensors", metadata={"format": "pt"})
     write_description(folder, run)
 
@@ -93,33 +96,35 @@ def load_weights(folder: Path, run: Run) -> None:
         UserError: their names or shapes are those of another method or model.
     """
     tensors = read_weights(folder)
-    refuse_shapes(run.method.state(run.model), tensors)
-    run.method.load_state(run.model, tensors)
+    check_shapes(run.method.get_trained_tensors(run.model), tensors)
+    run.method.load_trained_tensors(run.model, tensors)
 
 
-def load_checkpoint(folder: Path, loop: Loop) -> None:
+def load_checkpoint(folder: Path, context: TrainingContext) -> None:
     """Restore weights, optimizer, callbacks, counters and random generators from a checkpoint."""
     if shards.holds_shards(folder):
-        shards.read_shards(folder, loop)
+        shards.read_shards(folder, context)
     else:
-        load_weights(folder, loop.run)
-        loop.optimizer.load_state_dict(load_pt(folder / "optimizer.pt"))
+        load_weights(folder, context.run)
+        context.optimizer.load_state_dict(load_pt(folder / "optimizer.pt"))
     for name, saved in load_pt(folder / "participants.pt").items():
-        if name in loop.callbacks or not name.startswith(MAY_BE_LEFT_OUT):
-            loop.callbacks[name].load_state_dict(saved)
+        if name in context.callbacks or not name.startswith(MAY_BE_LEFT_OUT):
+            context.callbacks[name].load_state_dict(saved)
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     for name in COUNTERS:
-        setattr(loop.state, name, state[name])
-    loop.state.batch = state["batch"] * _position(folder)["ranks"] // loop.accelerator.num_processes
-    loop.meter.load_state_dict(state["meter"])
+        setattr(context.state, name, state[name])
+    context.state.batch = (
+        state["batch"] * _position(folder)["ranks"] // context.accelerator.num_processes
+    )
+    context.meter.load_state_dict(state["meter"])
     set_random_state(load_pt(folder / "rng.pt"))
 
 
-def keep_step(run: Run, folder: Path) -> None:
-    """Set the forward passes of a step so that it has the micro-batches of the checkpoint's steps, over all ranks.
+def preserve_global_batch_size(run: Run, folder: Path) -> None:
+    """Set gradient_accumulation_steps so that a step has as many micro-batches over all ranks as the checkpoint's.
 
     Raises:
-        UserError: this number of ranks does not divide them.
+        UserError: the number of micro-batches is not divisible by the number of ranks.
     """
     total, ranks = _position(folder)["micro_batches"], run.accelerator.num_processes
     if total is None or ranks == _position(folder)["ranks"]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ftcli.core.callback import State
     from ftcli.trainer.checkpoint import Checkpoints
-    from ftcli.trainer.loop import Loop
+    from ftcli.trainer.context import TrainingContext
 
 
 @dataclass
@@ -19,12 +19,12 @@ class Outcome:
     state: State
     before: dict[str, float]
     after: dict[str, float]
-    loop: Loop
-    figures: dict[str, float] = field(default_factory=dict)  # further ones for result.json
+    context: TrainingContext
+    metrics: dict[str, float] = field(default_factory=dict)  # further ones for result.json
 
 
 def end_training(
-    loop: Loop, checkpoints: Checkpoints | None, took_steps: bool, best: bool = False
+    context: TrainingContext, checkpoints: Checkpoints | None, took_steps: bool, best: bool = False
 ) -> dict[str, float]:
     """Evaluate after the last step, then save, so that the best loss of this evaluation is not lost.
 
@@ -41,18 +41,18 @@ def end_training(
     Raises:
         NonFinite: a figure of a step since the last log, or a trained weight, is not finite.
     """
-    trainer = loop.run.trainer
+    trainer = context.run.trainer
     if took_steps:
-        loop.guard.check_before_save(loop)
+        context.guard.check_before_save(context)
     try:
-        scores = loop.evaluate()
+        scores = context.evaluate()
     except BaseException:
         # parts are written by all ranks, and the others may not have failed
-        alone = not loop.saves_parts or loop.accelerator.num_processes == 1
-        if took_steps and checkpoints is not None and alone and loop.accelerator.is_main_process:
-            checkpoints.save(loop, required=False)
+        alone = not context.saves_shards or context.accelerator.num_processes == 1
+        if took_steps and checkpoints is not None and alone and context.accelerator.is_main_process:
+            checkpoints.save(context, required=False)
         raise
-    best = trainer.update_best(loop, scores) or best
-    if took_steps or (best and loop.state.step):
-        trainer.save(loop, checkpoints, best, required=took_steps)
+    best = trainer.update_best(context, scores) or best
+    if took_steps or (best and context.state.step):
+        trainer.save(context, checkpoints, best, required=took_steps)
     return scores

@@ -18,21 +18,21 @@ from ftcli.trainer.rollback import Snapshot
 
 if TYPE_CHECKING:
     from ftcli.core.run import Run
-    from ftcli.trainer.loop import Batch, Loop
+    from ftcli.trainer.context import Batch, TrainingContext
     from ftcli.trainer.trainer import Trainer
 
 MAX_DUMPS = 8  # number of skipped batches that are written to disk
 
 
 class RejectedStep(NonFinite):
-    """A figure was not finite in a step that has not changed the weights yet or can be rolled back."""
+    """A metric was not finite in a step that has not changed the weights yet or can be rolled back."""
 
 
-class Guard(Callback):
+class NonFiniteGuard(Callback):
     """Applies `trainer.on_nonfinite`: stop the run, or skip the step.
 
     With `stop` nothing is read from a device between two log lines: a step that was not finite is
-    noticed when its figures are read, and no checkpoint is written before that.
+    noticed when its metrics are read, and no checkpoint is written before that.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -55,7 +55,7 @@ class Guard(Callback):
             )
 
     @contextmanager
-    def handle_step_errors(self, loop: Loop, batches: list[Batch]) -> Iterator[None]:
+    def handle_step_errors(self, context: TrainingContext, batches: list[Batch]) -> Iterator[None]:
         """Attach the micro-batches to errors of the step in the block; with `on_nonfinite=skip`, roll it back.
 
         Skipping costs one device synchronisation a step, a copy of the state of the callbacks, and for
@@ -66,17 +66,17 @@ class Guard(Callback):
             NonFinite: with its micro-batches; also after more than `max_skipped` skipped steps in a row.
             OutOfMemory: in place of the error that the allocator raised.
         """
-        self.batches, state = batches, loop.state
-        before = Snapshot(loop) if self._skips else None
+        self.batches, state = batches, context.state
+        before = Snapshot(context) if self._skips else None
         try:
             yield
             self.in_a_row = 0
         except RejectedStep as error:
             assert before is not None
             error.batches = self.batches
-            before.restore(loop)
+            before.restore(context)
             state.batch += len(batches)
-            self._record_skip(loop, error)
+            self._record_skip(context, error)
         except NonFinite as error:
             error.batches = self.batches
             raise
@@ -87,37 +87,40 @@ class Guard(Callback):
         finally:
             self.batches = []
 
-    def reject_nonfinite_step(
-        self, loop: Loop, loss: torch.Tensor, probe: torch.Tensor | None = None
+    def reject_step_if_skipping(
+        self,
+        context: TrainingContext,
+        loss: torch.Tensor,
+        check_value: torch.Tensor | None = None,
     ) -> None:
         """Reject a step that is not finite while it can be rolled back, if `on_nonfinite=skip`.
 
         Loss and gradient are the same on all ranks, so all ranks decide alike.
 
         Args:
-            probe: a scalar that is not finite if any value was not; None: the norm of the gradients.
+            check_value: a scalar that is not finite if any value was not; None: the norm of the gradients.
 
         Raises:
-            RejectedStep: the loss or the probe is not finite.
+            RejectedStep: the loss or the check_value is not finite.
         """
         if not self._skips:
             return
-        probed = "gradient norm" if probe is None else "sum of losses"
-        probe = loop.gradient_norm() if probe is None else probe
-        values = torch.stack([loss.detach().float(), probe.float().to(loss.device)]).tolist()
-        rows = [batch["rows"] for batch in self.batches]
+        check_name = "gradient norm" if check_value is None else "sum of losses"
+        check_value = context.gradient_norm() if check_value is None else check_value
+        values = torch.stack([loss.detach().float(), check_value.float().to(loss.device)]).tolist()
+        rows = [batch["indices"] for batch in self.batches]
         try:
-            raise_if_nonfinite(Step(loop.state.step + 1, values[0], rows, values[1], probed))
+            raise_if_nonfinite(Step(context.state.step + 1, values[0], rows, values[1], check_name))
         except NonFinite as error:
             rejected = RejectedStep(error.what, error.value, Step(error.step, error.loss, rows))
             raise rejected from None
 
-    def _record_skip(self, loop: Loop, error: RejectedStep) -> None:
+    def _record_skip(self, context: TrainingContext, error: RejectedStep) -> None:
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
         if self.skipped <= MAX_DUMPS:
-            dump_batch(loop.run, error)
-        figures = {"step": error.step, "what": error.what, "value": str(error.value)}
-        loop.append_event("skipped", **figures, batch=error.folder and error.folder.name)
+            dump_batch(context.run, error)
+        fields = {"step": error.step, "what": error.what, "value": str(error.value)}
+        context.append_event("skipped", **fields, batch=error.folder and error.folder.name)
         if self.in_a_row > self.trainer.max_skipped:
             error.sentence = f"{self.in_a_row} steps in a row were skipped; {error.sentence}"
             raise error
@@ -126,25 +129,25 @@ class Guard(Callback):
     def _skips(self) -> bool:
         return self.trainer.on_nonfinite == "skip"
 
-    def check_before_save(self, loop: Loop) -> None:
-        """Check that figures and trained weights are finite before a checkpoint is written.
+    def check_before_save(self, context: TrainingContext) -> None:
+        """Check that metrics and trained weights are finite before a checkpoint is written.
 
         Raises:
-            NonFinite: a figure of a step since the last log, or a trained weight, is not finite.
+            NonFinite: a metric of a step since the last log, or a trained weight, is not finite.
         """
-        loop.meter.check_pending()
-        parts = [ranks.own_part(p.detach()) for p in loop.parameters]
+        context.meter.check_pending()
+        parts = [ranks.get_local_shard(p.detach()) for p in context.parameters]
         finite = [torch.isfinite(part).all() for part in parts]
         wrong = (
             bool(finite) and not torch.stack([flag.to(finite[0].device) for flag in finite]).all()
         )
-        if loop.sum_number_over_ranks(float(wrong)):
-            error = NonFinite("trained weight", float("nan"), loop.meter.last)
+        if context.sum_number_over_ranks(float(wrong)):
+            error = NonFinite("trained weight", float("nan"), context.meter.last)
             error.sentence = f"a trained weight was not finite after step {error.step}"
             raise error
 
     @property
-    def figures(self) -> dict[str, int]:
+    def metrics(self) -> dict[str, int]:
         """Return the count of skipped steps for a log line; empty where no step may be skipped."""
         return {"skipped": self.skipped} if self._skips else {}
 

@@ -21,8 +21,8 @@ class StepLoss:
     the sum over the micro-batches does not depend on how the batch was split into them.
 
     Args:
-        over_ranks: function that sums a number over all ranks.
-        ranks: number of ranks.
+        all_reduce_sum: function that sums a number over all ranks.
+        world_size: number of ranks.
     """
 
     def __init__(
@@ -30,43 +30,43 @@ class StepLoss:
         run: Run,
         model: nn.Module,
         batches: Sequence[dict[str, Any]],
-        over_ranks: Callable[[float], float],
-        ranks: int = 1,
+        all_reduce_sum: Callable[[float], float],
+        world_size: int = 1,
     ) -> None:
-        self.run, self.model, self.batches, self.ranks = run, model, batches, ranks
-        self.denominator = over_ranks(run.objective.denominator(batches))
-        self.sizes = {
-            name: over_ranks(sum(penalty.size(batch) for batch in batches))
+        self.run, self.model, self.batches, self.world_size = run, model, batches, world_size
+        self.denominator = all_reduce_sum(run.objective.denominator(batches))
+        self.penalty_denominators = {
+            name: all_reduce_sum(sum(penalty.size(batch) for batch in batches))
             for name, penalty in run.penalties.items()
         }
-        self.figures: dict[str, Tensor] = {}
+        self.metrics: dict[str, Tensor] = {}
         self.source_losses: dict[str, tuple[Tensor, Tensor]] = {}  # title -> sum, number of values
-        self.forwards = 0
+        self.evaluations = 0
 
     def __call__(self, batch: dict[str, Any]) -> Tensor:
         """Return the share of one micro-batch in the loss of the step, a scalar with a gradient."""
         run = self.run
-        self.forwards += 1
+        self.evaluations += 1
         with run.autocast():
             for penalty in run.penalties.values():
                 penalty.begin(batch)
             losses = run.objective(self.model, batch)
             loss = run.objective.numerator(losses) / self.denominator
             self._add_source_losses(losses, batch)
-            for name, figure in losses.metrics.items():
-                self._add_figure(name, figure / len(self.batches))
+            for name, metric in losses.metrics.items():
+                self._add_metric(name, metric / len(self.batches))
             for name, penalty in run.penalties.items():
-                share = penalty.size(batch) / max(self.sizes[name], 1e-30)
+                share = penalty.size(batch) / max(self.penalty_denominators[name], 1e-30)
                 value = penalty(self.model, batch, losses) * share
                 loss = loss + penalty.weight * value
-                # figures are averaged over ranks later, but shares have to be summed
-                self._add_figure(f"penalty.{name}", value * self.ranks)
+                # metrics are averaged over ranks later, but shares have to be summed
+                self._add_metric(f"penalty.{name}", value * self.world_size)
         return loss
 
     @torch.no_grad()
     def total(self) -> Tensor:
         """Return the loss of the whole step without a gradient; may be called repeatedly."""
-        self.figures, self.source_losses = {}, {}
+        self.metrics, self.source_losses = {}, {}
         return torch.stack([self(batch).float() for batch in self.batches]).sum()
 
     def _add_source_losses(self, losses: Losses, batch: dict[str, Any]) -> None:
@@ -76,6 +76,6 @@ class StepLoss:
             added = parts if known is None else (known[0] + parts[0], known[1] + parts[1])
             self.source_losses[title] = added
 
-    def _add_figure(self, name: str, value: Tensor) -> None:
+    def _add_metric(self, name: str, value: Tensor) -> None:
         value = value.detach()
-        self.figures[name] = self.figures[name] + value if name in self.figures else value
+        self.metrics[name] = self.metrics[name] + value if name in self.metrics else value

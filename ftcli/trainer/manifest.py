@@ -31,11 +31,11 @@ def write_manifest(folder: Path) -> None:
     atomic.write_json(folder / DONE, listed)
 
 
-def find_damage(folder: Path, only: Collection[str] | None = None) -> str | None:
+def find_damage(folder: Path, verify_files: Collection[str] | None = None) -> str | None:
     """Return what is damaged in a checkpoint (the file and what differs); None for an intact one.
 
     Args:
-        only: patterns of the files whose hash is checked; the others only by size. None: all.
+        verify_files: patterns of the files whose hash is checked; the others only by size. None: all.
     """
     try:
         listed = read_manifest(folder)
@@ -49,7 +49,7 @@ def find_damage(folder: Path, only: Collection[str] | None = None) -> str | None
         if found != meant["bytes"]:
             return f"{name} has {found:,} bytes, not the {meant['bytes']:,} that were written"
     for name, meant in listed.items():
-        if only is None or any(fnmatchcase(name, pattern) for pattern in only):
+        if verify_files is None or any(fnmatchcase(name, p) for p in verify_files):
             found_hash = sha256(folder / name)
             if found_hash != meant["sha256"]:
                 was = meant["sha256"][:12]

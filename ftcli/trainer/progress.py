@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
-    from ftcli.core.row_format import RowFormat
+    from ftcli.core.batch_layout import BatchLayout
     from ftcli.core.run import Run
     from ftcli.core.run_dir import RunDir
 
@@ -61,7 +61,7 @@ class Progress(Callback):
             self.began = (time.monotonic(), state.step)
 
     def on_log(self, state: State, metrics: Mapping[str, Any]) -> None:
-        """Show the figures of one log line."""
+        """Show the metrics of one log line."""
         total = state.max_steps
         text, left = (
             " · ".join(self._format_figures(metrics)),
@@ -101,7 +101,7 @@ class Progress(Callback):
             print(text, flush=True)
 
     def _format_figures(self, metrics: Mapping[str, Any]) -> list[str]:
-        """Return the formatted figures that were measured, and the age of the last checkpoint."""
+        """Return the formatted metrics that were measured, and the age of the last checkpoint."""
         shown = [
             form.format(metrics[key])
             for key, form in FORMATS.items()
@@ -135,9 +135,9 @@ def describe_run(run: Run) -> str:
     from ftcli.methods.left_out import list_left_out, summarise
     from ftcli.models.anatomy import count_parameters
 
-    tokens = run.data.prepare("train", run.tokenizer)
+    tokenized = run.data.prepare("train", run.tokenizer)
     trained, total = count_parameters(run.model, trainable_only=True), count_parameters(run.model)
-    first = tokens.sample(run.tokenizer)
+    first = tokenized.sample(run.tokenizer)
     sample = first if len(first) <= SAMPLE_LENGTH else f"{first[:SAMPLE_LENGTH]} ..."
     frozen = list_left_out(run.model, getattr(run.method, "left_out", None))
     gguf = getattr(run.model_source, "gguf", None)
@@ -150,27 +150,30 @@ def describe_run(run: Run) -> str:
         f"({trained / total:.2%})\n"
         f"{stored}"
         f"{targets}"
-        f"data    {getattr(run.data, 'title', run.data.path)}: {tokens.summary()}\n"
-        f"{_describe_sources(run.data, tokens)}"
-        f"{_describe_packing(run.row_format)}"
+        f"data    {getattr(run.data, 'title', run.data.path)}: {tokenized.summary()}\n"
+        f"{_describe_sources(run.data, tokenized)}"
+        f"{_describe_packing(run.batch_layout)}"
         f"sample  {sample!r}"
     )
 
 
-def _describe_sources(data: Any, tokens: Any) -> str:
+def _describe_sources(data: Any, tokenized: Any) -> str:
     """Return a line for each source with its share of an epoch; empty where there is one source."""
-    if len(getattr(tokens, "sizes", ())) < 2:
+    if len(getattr(tokenized, "sizes", ())) < 2:
         return ""
-    shares = tokens.list_shares(2 if data.pairs else 1)
+    shares = tokenized.list_shares(2 if data.pairs else 1)
     return "".join(f"source  {share.describe()}\n" for share in shares)
 
 
-def _describe_packing(proof: RowFormat | None) -> str:
+def _describe_packing(proof: BatchLayout | None) -> str:
     """Return the line about packing and why it is not the first choice; empty where none was measured."""
     if proof is None:
         return ""
-    ways = {"alone": ", the model reads each row by itself", "reset": ", layers reset at documents"}
-    text = proof.packing + ways.get(proof.reading, "")
+    ways = {
+        "one_row_per_forward": ", one row per forward pass",
+        "reset_state": ", recurrent layers restart at each document",
+    }
+    text = proof.packing + ways.get(proof.document_isolation, "")
     if proof.attention == "library":
         text += ", attention of transformers"
     return f"packing {text}{f': {proof.reason}' if proof.reason else ''}\n"

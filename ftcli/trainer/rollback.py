@@ -1,4 +1,4 @@
-"""Rollback of a running loop: to the state before a step, or to one of its checkpoints."""
+"""Rollback of a running training: to the state before a step, or to one of its checkpoints."""
 
 from __future__ import annotations
 
@@ -15,58 +15,60 @@ from ftcli.core.errors import FAILED, UserError
 from ftcli.trainer.checkpoint_io import load_checkpoint, load_pt
 
 if TYPE_CHECKING:
-    from ftcli.trainer.loop import Loop
+    from ftcli.trainer.context import TrainingContext
 
 
 class Snapshot:
-    """A copy of what a step changes before its figures are known to be finite.
+    """A copy of what a step changes before its metrics are known to be finite.
 
     With gradients that is the state of the callbacks. A gradient-free optimizer has moved the weights
     by the time its losses are known, so weights and optimizer state are copied too.
     """
 
-    def __init__(self, loop: Loop) -> None:
-        self.callbacks = {n: deepcopy(p.state_dict()) for n, p in loop.callbacks.items()}
-        self.figures = dict(loop.meter.figures)
+    def __init__(self, context: TrainingContext) -> None:
+        self.callbacks = {n: deepcopy(p.state_dict()) for n, p in context.callbacks.items()}
+        self.metrics = dict(context.meter.metrics)
         self.weights: list[Tensor] = []
-        if not loop.uses_backward:
-            self.weights = [p.detach().clone() for p in loop.parameters]
-            self.optimizer = deepcopy(loop.optimizer.state_dict())
+        if not context.uses_backward:
+            self.weights = [p.detach().clone() for p in context.parameters]
+            self.optimizer = deepcopy(context.optimizer.state_dict())
 
     @torch.no_grad()
-    def restore(self, loop: Loop) -> None:
-        """Return the loop to the state before the step.
+    def restore(self, context: TrainingContext) -> None:
+        """Return the training to the state before the step.
 
         Raises:
             UserError: the state of a callback cannot be restored.
         """
-        loop.optimizer.zero_grad(set_to_none=True)
+        context.optimizer.zero_grad(set_to_none=True)
         if self.weights:
-            loop.optimizer.load_state_dict(self.optimizer)
-            for parameter, value in zip(loop.parameters, self.weights, strict=True):
+            context.optimizer.load_state_dict(self.optimizer)
+            for parameter, value in zip(context.parameters, self.weights, strict=True):
                 parameter.copy_(value)
-        loop.meter.figures = self.figures
-        restore_callbacks(loop, self.callbacks, "trainer.on_nonfinite")
+        context.meter.metrics = self.metrics
+        restore_callbacks(context, self.callbacks, "trainer.on_nonfinite")
 
 
-def restore_checkpoint(loop: Loop, target: Path) -> None:
-    """Return a running loop to one of its own checkpoints, to the bit.
+def restore_checkpoint(context: TrainingContext, target: Path) -> None:
+    """Return a running training to one of its own checkpoints, to the bit.
 
     Raises:
         UserError: the state of a callback or of the method cannot be restored.
     """
-    loop.optimizer.zero_grad(set_to_none=True)
-    load_checkpoint(target, loop)
+    context.optimizer.zero_grad(set_to_none=True)
+    load_checkpoint(target, context)
     saved = load_pt(target / "participants.pt")
-    restore_callbacks(loop, saved, "trainer.on_spike")
-    run = loop.run
+    restore_callbacks(context, saved, "trainer.on_spike")
+    run = context.run
     with run.evaluation_weights():
-        restored = equal_states(run.trained_state(), load_file(target / "adapter.safetensors"))
+        restored = equal_states(
+            run.get_trained_tensors(), load_file(target / "adapter.safetensors")
+        )
     if not restored:
         raise _build_restore_error("method", "trainer.on_spike")
 
 
-def restore_callbacks(loop: Loop, saved: Mapping[str, Any], key: str) -> None:
+def restore_callbacks(context: TrainingContext, saved: Mapping[str, Any], key: str) -> None:
     """Load the saved states into the callbacks, and check that they are equal afterwards.
 
     Args:
@@ -75,7 +77,7 @@ def restore_callbacks(loop: Loop, saved: Mapping[str, Any], key: str) -> None:
     Raises:
         UserError: a callback's state differs after loading.
     """
-    for name, part in loop.callbacks.items():
+    for name, part in context.callbacks.items():
         then = saved.get(name, {})
         if equal_states(part.state_dict(), then):
             continue

@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 if TYPE_CHECKING:
-    from ftcli.trainer.loop import Loop
+    from ftcli.trainer.context import TrainingContext
 
 PATTERN = "shard-*.safetensors"
 WEIGHTS, OPTIMIZER = "weights.", "optimizer."  # prefixes of the names of tensors
@@ -35,37 +35,37 @@ def holds_shards(folder: Path) -> bool:
     return any(folder.glob(PATTERN))
 
 
-def write_shards(folder: Path, loop: Loop) -> None:
+def write_shards(folder: Path, context: TrainingContext) -> None:
     """Write this rank's parts; must be called on all ranks, with a folder that all of them see.
 
     Raises:
         OSError: on all ranks, where one of them could not write.
     """
-    run = loop.run
-    tensors = {WEIGHTS + name: tensor for name, tensor in run.trained_state().items()}
-    state: dict[str, Any] = get_optimizer_state_dict(run.model, loop.optimizer, options=FLAT)
+    run = context.run
+    tensors = {WEIGHTS + name: tensor for name, tensor in run.get_trained_tensors().items()}
+    state: dict[str, Any] = get_optimizer_state_dict(run.model, context.optimizer, options=FLAT)
     tensors |= {OPTIMIZER + k: value for k, value in state.items() if isinstance(value, Tensor)}
     writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:
         with _alone_without_warning():
-            dcp.save(tensors, storage_writer=writer, no_dist=loop.accelerator.num_processes == 1)
+            dcp.save(tensors, storage_writer=writer, no_dist=context.accelerator.num_processes == 1)
     except dcp.CheckpointException as error:
         cause, _ = next(iter(error.failures.values()))
         raise cause from error
 
 
-def read_shards(folder: Path, loop: Loop) -> None:
+def read_shards(folder: Path, context: TrainingContext) -> None:
     """Read this rank's parts of the trained weights and of the optimizer state, in place."""
-    run = loop.run
-    weights = run.trained_state()
+    run = context.run
+    weights = run.get_trained_tensors()
     tensors = {WEIGHTS + name: tensor for name, tensor in weights.items()}
     # torch takes a step of rate 0 here, so that there is a state to read into
-    state: dict[str, Any] = get_optimizer_state_dict(run.model, loop.optimizer, options=FLAT)
+    state: dict[str, Any] = get_optimizer_state_dict(run.model, context.optimizer, options=FLAT)
     tensors |= {OPTIMIZER + k: value for k, value in state.items() if isinstance(value, Tensor)}
-    alone = loop.accelerator.num_processes == 1
+    alone = context.accelerator.num_processes == 1
     with _alone_without_warning():
         dcp.load(tensors, storage_reader=_reader(folder), no_dist=alone)
-    set_optimizer_state_dict(run.model, loop.optimizer, state, options=FLAT)
+    set_optimizer_state_dict(run.model, context.optimizer, state, options=FLAT)
 
 
 def read_whole_weights(folder: Path) -> dict[str, Tensor]:

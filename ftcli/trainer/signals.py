@@ -12,7 +12,7 @@ from ftcli.core.run_dir import RunDir
 STOPPING = ("SIGINT", "SIGTERM", "SIGUSR1")  # Slurm warns by SIGUSR1 or SIGTERM
 
 
-class Requests:
+class StopSaveRequests:
     """Context manager in which a signal is recorded instead of ending the process; the loop polls it.
 
     A second signal of the same kind has its original effect, so that it ends the process at once.
@@ -23,7 +23,7 @@ class Requests:
         self.caught: str | None = None
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> Requests:
+    def __enter__(self) -> StopSaveRequests:
         if threading.current_thread() is threading.main_thread():
             for name in STOPPING:
                 number = getattr(signal, name, None)

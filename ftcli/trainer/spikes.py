@@ -17,7 +17,7 @@ from ftcli.trainer.rollback import restore_checkpoint
 if TYPE_CHECKING:
     from ftcli.core.run import Run
     from ftcli.trainer.checkpoint import Checkpoints
-    from ftcli.trainer.loop import Loop
+    from ftcli.trainer.context import TrainingContext
     from ftcli.trainer.trainer import Trainer
 
 WINDOW = 100  # number of logged losses that a new one is compared with
@@ -73,7 +73,9 @@ class Spikes(Callback):
         else:
             self._append_loss(loss)
 
-    def roll_back_after_spike(self, loop: Loop, checkpoints: Checkpoints | None) -> bool:
+    def roll_back_after_spike(
+        self, context: TrainingContext, checkpoints: Checkpoints | None
+    ) -> bool:
         """Restore the last checkpoint before a spike, if there was one; return whether that was done.
 
         The position in the data is not restored: PaLM (arXiv 2204.02311, section 5.1) also restarts
@@ -81,43 +83,43 @@ class Spikes(Callback):
         """
         if self.trainer.on_spike == "ignore":
             return False
-        spike = loop.broadcast_from_main(self.spike)
+        spike = context.broadcast_from_main(self.spike)
         if spike is None:
             return False
-        target = self._find_checkpoint(checkpoints) if loop.accelerator.is_main_process else None
-        target = loop.broadcast_from_main(target)
+        target = self._find_checkpoint(checkpoints) if context.accelerator.is_main_process else None
+        target = context.broadcast_from_main(target)
         if target is None or self.rollbacks >= self.trainer.max_rollbacks:
             self._append_loss(spike["loss"])  # without a rollback the loss may stay at this level
-            loop.append_event("spike", step=loop.state.step, **spike)
+            context.append_event("spike", step=context.state.step, **spike)
             return False
-        step = loop.state.step
-        self._restore_state(loop, target)
-        if loop.accelerator.is_main_process and loop.run.dir is not None:
+        step = context.state.step
+        self._restore_state(context, target)
+        if context.accelerator.is_main_process and context.run.dir is not None:
             assert checkpoints is not None
-            checkpoints.prepare_folder(loop, target)  # removes the checkpoints of later steps
+            checkpoints.prepare_folder(context, target)  # removes the checkpoints of later steps
             saved = json.loads((target / "state.json").read_text(encoding="utf-8"))
-            loop.run.dir.rewind(saved["lines"], saved["step"])
-        loop.append_event("rollback", step=step, to=loop.state.step, **spike)
-        loop.accelerator.wait_for_everyone()
-        loop.meter.begin()
+            context.run.dir.rewind(saved["lines"], saved["step"])
+        context.append_event("rollback", step=step, to=context.state.step, **spike)
+        context.accelerator.wait_for_everyone()
+        context.meter.begin()
         return True
 
     def _find_checkpoint(self, checkpoints: Checkpoints | None) -> Path | None:
         """Return the newest checkpoint that is no later than the last log line without a spike."""
-        whole = checkpoints.finished() if checkpoints is not None else []
+        whole = checkpoints.list_complete() if checkpoints is not None else []
         sound = [path for path in whole if step_of(path) <= self._healthy]
         return max(sound, key=step_of, default=None)
 
-    def _restore_state(self, loop: Loop, target: Path) -> None:
-        state = loop.state
+    def _restore_state(self, context: TrainingContext, target: Path) -> None:
+        state = context.state
         position, rollbacks, skipped = (
             (state.epoch, state.batch),
             self.rollbacks,
-            loop.guard.skipped,
+            context.guard.skipped,
         )
-        restore_checkpoint(loop, target)
+        restore_checkpoint(context, target)
         state.epoch, state.batch = position
-        self.rollbacks, loop.guard.skipped = rollbacks + 1, skipped
+        self.rollbacks, context.guard.skipped = rollbacks + 1, skipped
 
     def _append_loss(self, loss: float) -> None:
         self.losses = [*self.losses, loss][-WINDOW:]

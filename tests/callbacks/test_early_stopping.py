@@ -19,7 +19,7 @@ def watch(callback: EarlyStopping, values: list[float], name: str = "eval.loss")
     for index, value in enumerate(values):
         following = 0 if callback.last_step < 0 else callback.last_step + 10
         callback.on_evaluate(at(following), {name: value})
-        if callback.should_end():
+        if callback.get_stop_reason():
             return index
     return None
 
@@ -50,8 +50,10 @@ def test_the_state_goes_on_where_it_was_and_more_patience_lets_the_run_go_on():
     assert watch(first, [1.0, 2.0, 2.0]) == 2
     second = EarlyStopping(patience=3)
     second.load_state_dict(first.state_dict())
-    assert second.should_end() is None and (second.best, second.best_step) == (1.0, 0)
-    assert watch(second, [2.0]) == 0 and "of step 0 for 3 evaluations" in str(second.should_end())
+    assert second.get_stop_reason() is None and (second.best, second.best_step) == (1.0, 0)
+    assert watch(second, [2.0]) == 0 and "of step 0 for 3 evaluations" in str(
+        second.get_stop_reason()
+    )
 
 
 def test_an_evaluation_off_the_interval_or_at_the_same_step_does_not_count():

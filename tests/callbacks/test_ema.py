@@ -17,7 +17,7 @@ def start(dtype=torch.float32, **options) -> tuple[EMA, nn.Parameter]:
     optimizer = SimpleNamespace(optimizer=torch.optim.SGD([weight], lr=0.1))
     ema = EMA(**options)
     method = SimpleNamespace(averageable=True)
-    ema.setup(SimpleNamespace(pipeline=None, optimizer=optimizer, method=method))
+    ema.setup(SimpleNamespace(pipeline=None, optimizer_builder=optimizer, method=method))
     return ema, weight
 
 
@@ -47,11 +47,11 @@ def test_evaluation_sees_the_average_and_training_goes_on_to_the_bit():
     ema, weight = start(torch.bfloat16, decay=0.5, warmup=False)
     move(ema, weight, [0.3])
     raw, kept = weight.detach().clone(), ema.state_dict()["average"][0].clone()
-    ema.eval_mode()
-    ema.eval_mode()
+    ema.swap_in_eval_weights()
+    ema.swap_in_eval_weights()
     assert torch.equal(weight.detach(), kept.bfloat16()) and not torch.equal(weight.detach(), raw)
     assert torch.equal(ema.state_dict()["training"][0], raw)
-    ema.train_mode()
+    ema.restore_training_weights()
     assert torch.equal(weight.detach(), raw) and kept.dtype == torch.float32
 
 

@@ -31,7 +31,7 @@ def test_a_step_of_b_is_ratio_times_that_of_a(targets):
     model = peft.get_peft_model(build_model(), peft.LoraConfig(r=2, target_modules=targets))
     wrapper = LibraryOptimizer("torch.optim.SGD", lr=0.1)
     optimizer = wrapper.build(trained(model), "cpu")
-    LoRAPlus(16.0).setup(SimpleNamespace(model=model, optimizer=wrapper))
+    LoRAPlus(16.0).setup(SimpleNamespace(model=model, optimizer_builder=wrapper))
     before = {name: p.detach().clone() for name, p in trained(model)}
     for _, parameter in trained(model):
         parameter.grad = torch.ones_like(parameter)

@@ -117,11 +117,11 @@ class Faulty:
         from ftcli.data import cache
         from ftcli.jobs import train
         from ftcli.trainer.checkpoint import Checkpoints
-        from ftcli.trainer.loop import Loop
+        from ftcli.trainer.context import TrainingContext
         from ftcli.trainer.trainer import Trainer
 
         inside = {
-            "token cache": (cache, "find_or_write"), "evaluation": (Loop, "evaluate"),
+            "token cache": (cache, "find_or_write"), "evaluation": (TrainingContext, "evaluate"),
             "step": (Trainer, "train_step"), "checkpoint": (Checkpoints, "save"),
             "finish": (train, "finish"),
         }  # fmt: skip

@@ -212,8 +212,8 @@ def test_completion_of_verbs_jobs_groups_options_keys_and_values(work, monkeypat
     job = "ftcli show qlora_mini "
     assert "method=lora" in completed(monkeypatch, f"{job}method=l")
     assert completed(monkeypatch, f"{job}optimizer.weight_d") == ["optimizer.weight_decay="]
-    masks = completed(monkeypatch, f"{job}data.mask=")
-    assert masks == ["data.mask=assistant", "data.mask=all"]
+    values = completed(monkeypatch, f"{job}data.train_on=")
+    assert values == ["data.train_on=assistant", "data.train_on=all"]
     assert completed(monkeypatch, f"{job}trainer.compile=t") == ["trainer.compile=true"]
     split = ["ftcli", "show", "qlora_mini", "method", "=", "lor"]  # as bash splits it
     assert completed(monkeypatch, "", words=split) == ["lora", "lora_ga"]

@@ -17,7 +17,7 @@ def test_the_shipped_job_is_sound(ftcli, work):
     report = json.loads(ended.out)
     assert ended.status == 0 and report["ok"]
     assert names(ended, "ok") == [
-        "config", "model", "targets", "data", "template", "mask", "lengths", "packing", "memory", "disk",
+        "config", "model", "targets", "data", "template", "train_on", "lengths", "packing", "memory", "disk",
     ]  # fmt: skip
     assert sum(bar["documents"] for bar in report["lengths"]) > 200
     assert list(work.iterdir()) == []

@@ -82,7 +82,7 @@ def test_calls_that_the_shipped_template_cannot_write_are_refused(ftcli, job, ro
     assert ended.status != 0
     shown = " ".join(ended.out.split())
     assert "lost_tool_call in 3" in shown and "lost_tools in 3" in shown
-    assert "rows.jsonl:1" in shown and "data.on_lost=warn" in shown
+    assert "rows.jsonl:1" in shown and "data.on_dropped_content=warn" in shown
 
 
 @pytest.mark.parametrize("template", [CALLS_OF_OBJECTS, CALLS_OF_TEXT], ids=["object", "text"])
@@ -91,7 +91,7 @@ def test_calls_are_learned_once_where_a_template_writes_them(ftcli, job, row, te
     ended = ftcli("preview", *job(row, template), "-n", "1", "--json")
     (sample,) = json.loads(ended.out)
     learned = "".join(s["text"] for s in sample["stretches"] if s["learned"])
-    assert learned == CALL + "Sunny.<|im_end|>" and sample["losses"] == []
+    assert learned == CALL + "Sunny.<|im_end|>" and sample["dropped_content"] == []
     whole = "".join(s["text"] for s in sample["stretches"])
     assert "Weather of a town" in whole and "sunny" in whole
 
@@ -101,5 +101,7 @@ def test_thinking_that_is_lost_is_said(ftcli, job):
     assert "lost_reasoning in 3" in refused
     shown = ftcli("preview", *job(REASON), "-n", "1").out
     assert "lost_reasoning: the template drops the thinking" in " ".join(shown.split())
-    warned = " ".join(ftcli("check", *job(REASON, QWEN3), "data.on_lost=warn").out.split())
+    warned = " ".join(
+        ftcli("check", *job(REASON, QWEN3), "data.on_dropped_content=warn").out.split()
+    )
     assert "lost_reasoning in 3" in warned or "earlier_reasoning in 3" in warned

@@ -7,7 +7,7 @@ import json
 import pytest
 import yaml
 
-from ftcli.config import compose, paths, validate
+from ftcli.config import compose, paths, validate_and_convert
 from ftcli.config.yaml_locations import read_option
 from ftcli.jobs import starter
 from ftcli.jobs.starter import Machine
@@ -21,7 +21,7 @@ def written(machine, **answers):
     options = {"model": "llama_mini", "data": "e2e", "method": "lora", **answers}
     starter.write_job(**options, output="job.yaml", machine=machine, force=True)
     composed = compose("job.yaml")
-    validate(composed)
+    validate_and_convert(composed)
     return composed
 
 

@@ -6,7 +6,7 @@ import json
 
 import yaml
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 
 
 def test_what_is_shown_composes_to_the_same_job(ftcli, work):
@@ -14,9 +14,9 @@ def test_what_is_shown_composes_to_the_same_job(ftcli, work):
     assert shown.status == 0
     (work / "again.yaml").write_text(shown.out)
     again = compose("again.yaml")
-    validate(again)
+    validate_and_convert(again)
     first = compose("qlora_mini", ["optimizer.lr=1e-5", "data.system='a: b # c'"])
-    validate(first)
+    validate_and_convert(first)
     assert again.config == first.config
 
 

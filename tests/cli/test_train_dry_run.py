@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from ftcli.config import compose
+from ftcli.core.batch_layout import BatchLayout
 from ftcli.core.errors import FAILED, OUT_OF_MEMORY
-from ftcli.core.row_format import RowFormat
 from ftcli.jobs.dry_run import find_longest_rows
-from ftcli.models.causal_lm import CausalLM as Source
+from ftcli.models.causal_lm import CausalLMSource as Source
 from ftcli.objectives.causal_lm import NextTokenPrediction
 from ftcli.run.build import build_run
 
@@ -35,7 +35,7 @@ def test_it_says_what_a_step_takes_and_leaves_nothing(ftcli, work):
     assert "200 steps take about" in " ".join(ended.out.split())
     run = build_run(compose("qlora_mini", small()).config)
     run.load_model()
-    lengths = run.build_loader().tokens.lengths
+    lengths = run.build_loader().prepared.lengths
     assert int(match[2].replace(",", "")) == sum(sorted(lengths)[-4:])
     assert not list(work.iterdir())
 
@@ -47,10 +47,12 @@ def test_no_batch_of_any_epoch_is_longer():
     run.load_model()
     loader = run.build_loader()
     rows = find_longest_rows(run, loader)
-    total = [int(loader.tokens.lengths[part].sum()) for part in rows]
+    total = [int(loader.prepared.lengths[part].sum()) for part in rows]
     assert [len(part) for part in rows] == [4, 4, 4] and total == sorted(total)[::-1]
     most = max(
-        int(loader.tokens.lengths[b].sum()) for e in range(5) for b in loader.list_batch_rows(e)
+        int(loader.prepared.lengths[b].sum())
+        for e in range(5)
+        for b in loader.list_batch_indices(e)
     )
     assert total[0] >= most
 
@@ -76,7 +78,7 @@ def test_what_training_would_fail_of_ends_it_in_one_message(
         return losses
 
     monkeypatch.setattr(
-        Source, "measure_row_format", lambda *_: RowFormat("flat")
+        Source, "select_batch_layout", lambda *_: BatchLayout("flat")
     )  # it has the same objective
     monkeypatch.setattr(NextTokenPrediction, "__call__", fails)
     ended = ftcli("train", "qlora_mini", *small(), "--dry-run")

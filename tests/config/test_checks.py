@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.errors import Problems, UserError
 
 PLAIN = ["model.quantization=none"]
@@ -12,7 +12,7 @@ PLAIN = ["model.quantization=none"]
 
 def complaints(*overrides: str, job: str = "qlora_mini") -> list[UserError]:
     try:
-        validate(compose(job, list(overrides)))
+        validate_and_convert(compose(job, list(overrides)))
     except UserError as error:
         return error.problems if isinstance(error, Problems) else [error]
     return []

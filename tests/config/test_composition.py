@@ -23,7 +23,7 @@ LOSS = "_target_: ftcli.evaluation.loss.Loss\n"
 def test_a_packaged_job_is_found_by_name_and_by_its_path_in_the_repository(write):
     by_name, by_path = compose("qlora_mini"), compose("configs/qlora_mini.yaml")
     assert by_name.config == by_path.config
-    assert by_name.job == configs_dir() / "qlora_mini.yaml"
+    assert by_name.job_file == configs_dir() / "qlora_mini.yaml"
     assert by_name.choices["model"] == "llama_mini"
     assert "hydra" not in by_name.config and "defaults" not in by_name.config
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.errors import Problems, UserError
 
 SHARDED = ("trainer=fsdp2", "method=lora", "model.quantization=none")
@@ -12,7 +12,7 @@ SHARDED = ("trainer=fsdp2", "method=lora", "model.quantization=none")
 
 def complaints(*overrides: str) -> list[UserError]:
     try:
-        validate(compose("qlora_mini", list(overrides)))
+        validate_and_convert(compose("qlora_mini", list(overrides)))
     except UserError as error:
         return error.problems if isinstance(error, Problems) else [error]
     return []

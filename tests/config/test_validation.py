@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from ftcli.config import compose, paths, validate
+from ftcli.config import compose, paths, validate_and_convert
 from ftcli.config.building import make_package_error
 from ftcli.config.yaml_locations import read_option
 from ftcli.core.errors import Problems, UserError
@@ -17,7 +17,7 @@ FULL = read_option(paths.configs_dir() / "method" / "full.yaml")
 
 def checked(*overrides: str, job: str = "qlora_mini"):
     composed = compose(job, list(overrides))
-    validate(composed)
+    validate_and_convert(composed)
     return composed
 
 
@@ -56,7 +56,7 @@ def test_every_packaged_option_fits_the_main_job(write, group, option):
     composed = compose("qlora_mini", [f"{group}={option}", *method, *stored])
     required = read_option(paths.list_options(group)[option]).get("requires") or {}
     try:
-        validate(composed)
+        validate_and_convert(composed)
     except UserError as error:
         problems = error.problems if isinstance(error, Problems) else [error]
         for (
@@ -98,7 +98,7 @@ def test_null_means_none_where_that_is_a_value_of_the_key(write):
         ("trainer.batch_size=1.5", "trainer.batch_size=1.5 at command line: expected a whole number."),
         ("trainer.batch_size=true", "expected a whole number."),
         ("trainer.compile=maybe", "expected true or false."),
-        ("data.mask=some", "expected one of assistant, all."),
+        ("data.train_on=some", "expected one of assistant, all."),
         ("model.quantization=nf5", "expected one of none, nf4, fp4, int8"),
         ("eval.generation.metrics=bleu", "expected a list, each text (write [bleu])."),
         ("optimizer.betas=[0.9]", "expected 2 values, each a number."),
@@ -192,20 +192,20 @@ def test_a_trusted_module_of_the_working_folder_may_be_named(write, monkeypatch)
     monkeypatch.setenv("FTCLI_TRUST", "")
     composed = compose("qlora_mini", override)
     with pytest.raises(UserError, match="only classes of ftcli") as caught:
-        validate(composed)
+        validate_and_convert(composed)
     assert "--trust my_steps" in str(caught.value.fix)
-    validate(composed, trust=["my_steps"])
+    validate_and_convert(composed, trust=["my_steps"])
     assert composed.get("scheduler.level") == 2.0
 
 
 @pytest.fixture
 def without_schedulefree(monkeypatch):
     """As if the package were not installed."""
-    from ftcli.config import signature, source
+    from ftcli.config import class_lookup, signature
 
-    find_spec = source.find_spec
+    find_spec = class_lookup.find_spec
     monkeypatch.setattr(
-        source, "find_spec", lambda n: None if n == "schedulefree" else find_spec(n)
+        class_lookup, "find_spec", lambda n: None if n == "schedulefree" else find_spec(n)
     )
     signature.read_signature.cache_clear()
     yield
@@ -230,7 +230,7 @@ def test_the_extra_of_a_package_is_read_from_the_distributions_own_metadata():
 
 def test_nothing_heavy_is_imported(write):
     code = (
-        "import sys; from ftcli.config import compose, validate; validate(compose('qlora_mini')); "
+        "import sys; from ftcli.config import compose, validate_and_convert; validate_and_convert(compose('qlora_mini')); "
         "print([m for m in ('torch', 'transformers', 'peft', 'datasets') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

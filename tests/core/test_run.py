@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.run import Run
 from ftcli.run.build import build_run
 
@@ -18,12 +18,12 @@ JOB = (
 @pytest.fixture
 def run() -> Run:
     composed = compose("qlora_mini", list(JOB))
-    validate(composed)
+    validate_and_convert(composed)
     return build_run(composed.config)
 
 
 def test_neither_the_model_nor_the_loader_loads_by_being_looked_at(run):
-    for look in (lambda: run.model, run.build_loader, run.trained_state):
+    for look in (lambda: run.model, run.build_loader, run.get_trained_tensors):
         with pytest.raises(RuntimeError, match=r"call run\.load_model\(\) first"):
             look()
 
@@ -45,7 +45,9 @@ def test_the_weights_and_the_state_after_loading_follow_the_seed_alone(run):
     torch.manual_seed(2)
     other.load_model()
     assert torch.equal(torch.get_rng_state(), state)
-    pairs = zip(run.trained_state().values(), other.trained_state().values(), strict=True)
+    pairs = zip(
+        run.get_trained_tensors().values(), other.get_trained_tensors().values(), strict=True
+    )
     assert all(torch.equal(a, b) for a, b in pairs)
 
 

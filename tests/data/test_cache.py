@@ -117,7 +117,7 @@ def test_a_second_time_nothing_is_tokenised(tokenizer, write_rows, monkeypatch):
 
 def test_every_setting_that_matters_has_its_own_tokens(tokenizer, write_rows):
     path = str(source(write_rows, 50))
-    variants = [{}, {"max_length": 8}, {"mask": "all"}, {"template": "chat"}, {"limit": 10},
+    variants = [{}, {"max_length": 8}, {"train_on": "all"}, {"template": "chat"}, {"limit": 10},
                 {"prompt_template": "Q: {prompt}\n"}, {"validation": 0.1},
                 {"template": "chat", "system": "Be brief."}]  # fmt: skip
     folders = {

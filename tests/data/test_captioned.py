@@ -14,12 +14,12 @@ from ftcli.core.errors import UserError
 from ftcli.data.captioned import Captioned
 from ftcli.data.media.pictures import draw_grid, load_picture, to_bytes
 from ftcli.data.sources.hub import Hub
-from ftcli.models.ldm import Ldm
+from ftcli.models.ldm import LdmSource
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return Ldm("asset:ldm_emoji", tokenizer="asset:llama_mini").load_tokenizer()
+    return LdmSource("asset:ldm_emoji", tokenizer="asset:llama_mini").load_tokenizer()
 
 
 def emoji(**options) -> Captioned:
@@ -60,13 +60,15 @@ def test_batches_hold_images_and_captions(tokenizer):
     pixels, ids = batch["inputs"]["pixels"], batch["inputs"]["input_ids"]
     assert pixels.shape == (8, 3, 32, 32) and pixels.dtype == torch.uint8
     assert ids.shape == (8, 16) and batch["empty"].shape == (16,)
-    assert batch["count"] == 8 and len(set(batch["rows"])) == 8
-    assert loader.list_batch_rows(0) != loader.list_batch_rows(1) and sorted(
-        sum(loader.list_batch_rows(1), [])
+    assert batch["num_supervised"] == 8 and len(set(batch["indices"])) == 8
+    assert loader.list_batch_indices(0) != loader.list_batch_indices(1) and sorted(
+        sum(loader.list_batch_indices(1), [])
     ) == list(range(451))
     two = [emoji().loader("train", tokenizer, 8, seed=1, rank=r, world=2) for r in (0, 1)]
     assert len(two[0]) == len(two[1]) == len(loader) // 2
-    assert not set(sum(two[0].list_batch_rows(0), [])) & set(sum(two[1].list_batch_rows(0), []))
+    assert not set(sum(two[0].list_batch_indices(0), [])) & set(
+        sum(two[1].list_batch_indices(0), [])
+    )
 
 
 def test_files_of_ones_own_are_cut_to_their_middle_and_scaled(tmp_path, tokenizer):
@@ -100,7 +102,7 @@ def pictures(monkeypatch) -> None:
     columns = {"image": [encoded((255, 0, 0)), encoded((0, 0, 255))], "text": ["red", "blue"]}
     rows = Dataset.from_dict(columns | {"n": [1, 2]}, features)
     monkeypatch.setattr(Hub, "dataset", rows)
-    monkeypatch.setattr(Hub, "content", "of a file on disk, which is read as it is")
+    monkeypatch.setattr(Hub, "content_hash", "of a file on disk, which is read as it is")
 
 
 def test_images_of_the_hub_are_opened_with_their_batch(pictures, tokenizer, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 from ftcli.core.errors import UserError
 from ftcli.data import formats
 from ftcli.data.columns import Columns
-from ftcli.data.rows import UnusableRow
+from ftcli.data.rows import RowError
 
 CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 SHAREGPT = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
@@ -29,12 +29,12 @@ def columns(row, name="auto", **mapping):
     ],
 )
 def test_unambiguous_columns_are_recognised(row, name):
-    assert columns(row).name == name
+    assert columns(row).format_name == name
 
 
 def test_mapped_columns_count_for_recognition():
     judged = columns({"question": "a", "answer": "b"}, prompt="question", completion="answer")
-    assert judged.name == "prompt"
+    assert judged.format_name == "prompt"
 
 
 def test_several_formats_that_fit_are_not_guessed_between():
@@ -103,7 +103,7 @@ def test_an_instruction_with_an_input_has_it_after_a_blank_line():
 )
 def test_a_row_that_does_not_fit_says_why(row, why):
     judged = columns({"prompt": "a", "completion": "b"})
-    with pytest.raises(UnusableRow, match=why):
+    with pytest.raises(RowError, match=why):
         judged.build_example(row)
 
 
@@ -119,7 +119,7 @@ def test_a_row_that_does_not_fit_says_why(row, why):
     ],
 )
 def test_a_conversation_that_makes_no_sense_says_why(messages, why):
-    with pytest.raises(UnusableRow, match=why):
+    with pytest.raises(RowError, match=why):
         columns({"messages": CHAT}).build_example({"messages": messages})
 
 

@@ -142,7 +142,7 @@ def test_a_row_of_megabytes_is_cut_and_counted(tokenizer, write_rows, answer):
 def test_rows_of_the_other_side_of_a_share_are_accounted_for(tokenizer, write_rows):
     data = Data(str(write_rows([*rows(40), {"prompt": "a"}])), on_error="skip", validation=0.2)
     train, held = (data.prepare(s, tokenizer).meta for s in ("train", "validation"))
-    assert train["elsewhere"] == held["used"] > 0 and train["used"] + held["used"] == 40
+    assert train["other_split"] == held["used"] > 0 and train["used"] + held["used"] == 40
     assert train["left_out"] == {"unfit": 1} and not held["left_out"]
     assert train["entries"] == held["entries"] == 41
 
@@ -256,7 +256,7 @@ def test_an_overlong_row_can_be_an_error(tokenizer, write_rows):
 
 def test_nothing_to_learn_because_answers_begin_too_late(tokenizer, write_rows):
     data = Data(str(write_rows([{"prompt": "a " * 50, "completion": "b"}] * 3)), max_length=16)
-    with pytest.raises(UserError, match="100% of tokens in 3 of 3 sampled rows") as caught:
+    with pytest.raises(UserError, match="no token is learned in 3 of 3 rows") as caught:
         data.prepare("train", tokenizer)
     assert "data.max_length" in caught.value.fix
 
@@ -270,7 +270,7 @@ def test_nothing_to_learn_because_markers_enclose_nothing(tokenizer, write_rows)
     )
     talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     data = Data(str(write_rows([{"messages": talk}] * 3)))
-    with pytest.raises(UserError, match="3 of 3 sampled rows.*markers enclose no answer"):
+    with pytest.raises(UserError, match="3 of 3 rows.*markers enclose no answer"):
         data.prepare("train", chat_tokenizer)
 
 
@@ -283,8 +283,8 @@ def test_a_template_that_begins_answers_differently_when_asked_is_refused(
     with pytest.raises(UserError, match=r"Of 3 rows: unlike_prompt in 3 .*first: .*rows.jsonl:1"):
         Data(path).prepare("train", chat_tokenizer)
     with caplog.at_level(logging.WARNING):
-        tokens = Data(path, on_lost="warn").prepare("train", chat_tokenizer)
-    assert tokens.meta["losses"] == {"unlike_prompt": 3}
+        tokens = Data(path, on_dropped_content="warn").prepare("train", chat_tokenizer)
+    assert tokens.meta["dropped_content"] == {"unlike_prompt": 3}
     assert "unlike_prompt in 3 of 3 documents" in caplog.text
     with pytest.raises(UserError, match="unlike_prompt in 3"):  # a cache that a warning let pass
         Data(path).prepare("train", chat_tokenizer)
@@ -323,7 +323,7 @@ def test_prompt_ids_of_a_conversation_leave_the_last_answer_out(tokenizer):
 
 
 def test_labels_are_int64_and_first_tokens_never_learned(tokenizer, write_rows):
-    tokens = Data(str(write_rows(rows(3))), mask="all").prepare("train", tokenizer)
+    tokens = Data(str(write_rows(rows(3))), train_on="all").prepare("train", tokenizer)
     for index in range(3):
         row = tokens.row(index)
         assert row["labels"].dtype == np.int64

@@ -12,7 +12,7 @@ from ftcli.core.errors import UserError
 from ftcli.data import packing
 from ftcli.data.cache import Writer
 from ftcli.data.loader import Loader, count_steps
-from ftcli.data.tokens import Document, Tokens
+from ftcli.data.tokens import Document, TokenizedSplit
 
 LENGTHS = st.lists(st.integers(1, 64), min_size=1, max_size=200).map(np.array)
 WAYS = ("flat", "bins", "none")
@@ -26,7 +26,7 @@ def make_tokens(folder, lengths):
         ids = 1000 * (number + 1) + np.arange(length)
         writer.append(Document(ids.astype(np.int32), learned), f"file:{number + 1}")
     writer.finish({"skipped": 0}, folder / "x")
-    return Tokens(folder / "x")
+    return TokenizedSplit(folder / "x")
 
 
 @pytest.fixture
@@ -91,10 +91,10 @@ def test_padded_batches_hold_rows_of_similar_length():
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_share_batches_evenly(tokens, way, world):
     loaders = [Loader(tokens, 2, way, 16, rank=r, world=world) for r in range(world)]
-    shares = [loader.list_batch_rows(1) for loader in loaders]
+    shares = [loader.list_batch_indices(1) for loader in loaders]
     assert len({len(share) for share in shares}) == 1
     assert {len(loader) for loader in loaders} == {len(shares[0])}
-    alone = Loader(tokens, 2, way, 16).list_batch_rows(1)
+    alone = Loader(tokens, 2, way, 16).list_batch_indices(1)
     together = [batch for group in zip(*shares, strict=True) for batch in group]
     assert together == alone[: len(together)]
     assert len(alone) - len(together) < world
@@ -115,8 +115,8 @@ def test_packed_batches_restart_positions_and_never_join_documents(tokens):
     assert batch["labels"][0, starts].tolist() == [-100] * 3
     learned = batch["labels"][0] != -100
     assert torch.equal(batch["labels"][0, learned], batch["input_ids"][0, learned])
-    assert batch["count"] == int(learned.sum()) == 5 + 3 + 2
-    assert batch["rows"] == [2, 0, 1]
+    assert batch["num_supervised"] == int(learned.sum()) == 5 + 3 + 2
+    assert batch["indices"] == [2, 0, 1]
     assert all(batch[k].dtype == torch.int64 for k in ("input_ids", "labels", "position_ids"))
 
 
@@ -126,14 +126,14 @@ def test_padded_batches_pad_on_the_right(tokens):
     assert batch["attention_mask"].tolist() == [[1] * 5, [1, 1, 0, 0, 0]]
     assert batch["labels"].tolist()[1] == [-100, 4001, -100, -100, -100]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4], [0, 1, 0, 0, 0]]
-    assert batch["count"] == 3 + 1 and "lengths" not in batch
+    assert batch["num_supervised"] == 3 + 1 and "lengths" not in batch
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_iterating_gives_the_first_epoch(tokens, way):
     loader = Loader(tokens, 2, way, 16)
-    assert [batch["rows"] for batch in loader] == loader.list_batch_rows(0)
-    assert len(loader) == len(loader.list_batch_rows(0)) == len(loader.list_batch_rows(5))
+    assert [batch["indices"] for batch in loader] == loader.list_batch_indices(0)
+    assert len(loader) == len(loader.list_batch_indices(0)) == len(loader.list_batch_indices(5))
 
 
 @pytest.mark.parametrize(

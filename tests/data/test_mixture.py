@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ftcli.core.errors import UserError
 from ftcli.data.dataset import Data
 from ftcli.data.mixture import Mixture, interleave_rows
-from ftcli.data.source_settings import MixedSource
+from ftcli.data.source_settings import TrainingSource
 
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=4)
 WEIGHTS = st.lists(st.floats(0.01, 100), min_size=4, max_size=4)
@@ -79,11 +79,11 @@ def test_a_part_of_a_split_holds_rows_of_all_sources():
 
 
 def test_batches_of_two_files_hold_their_shares_and_say_the_source(two_files, tokenizer):
-    data = Data(sources=weighted(two_files, 1, 2), total=36, packing="flat")
+    data = Data(sources=weighted(two_files, 1, 2), rows_per_epoch=36, packing="flat")
     tokens = data.prepare("train", tokenizer)
     assert data.titles == ("long", "short") and tokens.sizes == [30, 6]
     loader = data.loader("train", tokenizer, 5, seed=1)
-    rows = [row for batch in loader.list_batch_rows(0) for row in batch]
+    rows = [row for batch in loader.list_batch_indices(0) for row in batch]
     assert np.bincount(tokens.find_sources(rows)).tolist() == [12, 24]
     assert sorted(row for row in rows if row >= 30) == sorted([*range(30, 36)] * 4)
     batch = loader.batch([2, 31, 29])
@@ -108,7 +108,7 @@ def test_joined_tokens_are_those_of_each_source(two_files, tokenizer):
 
 
 def test_data_json_and_shares_count_what_an_epoch_takes(two_files, tokenizer):
-    data = Data(sources=weighted(two_files, 1, 1), total=20, validation=0.2)
+    data = Data(sources=weighted(two_files, 1, 1), rows_per_epoch=20, validation=0.2)
     described = data.describe(tokenizer)
     assert described["path"] == "long + short"
     taken = [(part["title"], part["drawn"], part["rows"]) for part in described["sources"]]
@@ -148,7 +148,7 @@ def test_warnings_name_the_source(two_files, write_rows, tokenizer, caplog):
         ({"sources": [{"weight": 1}]}, "no path", "data.sources.0"),
         ({"sources": [{"path": "a", "wieght": 1}]}, "no key 'wieght'", "data.sources.0"),
         ({"sources": [{"path": "a"}], "format": "chat"}, "its own", "data.format"),
-        ({"sources": [{"path": "a"}], "total": 0}, "too small", "data.total"),
+        ({"sources": [{"path": "a"}], "rows_per_epoch": 0}, "too small", "data.rows_per_epoch"),
     ],
 )  # fmt: skip
 def test_mistakes_are_found_before_a_row_is_read(change, message, where):
@@ -171,22 +171,22 @@ def test_columns_that_do_not_fit_are_mapped_in_their_source(two_files, tokenizer
 
 
 @pytest.mark.parametrize(
-    ("path", "label"),
+    ("path", "name"),
     [
         ("asset:e2e", "e2e"), ("rows/code.jsonl.gz", "code"), ("code/train.jsonl", "code"),
         ("owner/set", "set"), ("/data/chat/*.parquet", "chat"), ("a b.jsonl", "a-b"),
     ],
 )  # fmt: skip
-def test_a_source_is_named_after_what_tells_it_from_others(path, label):
-    assert MixedSource(path).label == label
+def test_a_source_is_named_after_what_tells_it_from_others(path, name):
+    assert TrainingSource(path).display_name == name
 
 
 def test_pairs_stay_together_when_sources_are_mixed(write_rows, tokenizer):
     pair = [{"prompt": f"p {n}", "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(9)]
     files = [{"path": str(write_rows(pair[:6], "a.jsonl")), "weight": 1},
              {"path": str(write_rows(pair[6:], "b.jsonl")), "weight": 1}]  # fmt: skip
-    loader = Data(sources=files, pairs=True, total=12).loader("train", tokenizer, 4)
-    rows = [row for batch in loader.list_batch_rows(0) for row in batch]
+    loader = Data(sources=files, pairs=True, rows_per_epoch=12).loader("train", tokenizer, 4)
+    rows = [row for batch in loader.list_batch_indices(0) for row in batch]
     assert len(rows) == 24 and all(
         a % 2 == 0 and b == a + 1 for a, b in zip(rows[::2], rows[1::2], strict=True)
     )

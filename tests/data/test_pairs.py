@@ -55,7 +55,7 @@ def test_a_pair_is_never_split_and_comes_once_an_epoch(data, tokenizer, way, wor
             data.prepare("train", tokenizer), 4, way, 32, rank=rank, world=world, group=2
         )
         for epoch in (0, 1):
-            for batch in loader.list_batch_rows(epoch):
+            for batch in loader.list_batch_indices(epoch):
                 chosen, rejected = batch[::2], batch[1::2]
                 assert [row + 1 for row in chosen] == rejected and all(r % 2 == 0 for r in chosen)
                 seen += chosen if epoch else []
@@ -67,9 +67,9 @@ def test_a_pair_is_never_split_and_comes_once_an_epoch(data, tokenizer, way, wor
 def test_a_batch_says_how_many_pairs_it_holds(write_rows, tokenizer, way):
     data = Data(str(write_rows(rows(9))), format="preference", pairs=True, packing=way)
     loader = data.loader("train", tokenizer, 4)
-    batch = loader.batch(loader.list_batch_rows(0)[0])
+    batch = loader.batch(loader.list_batch_indices(0)[0])
     documents = len(batch["lengths"]) if "lengths" in batch else len(batch["input_ids"])
-    assert documents == 2 * batch["pairs"] == len(batch["rows"])
+    assert documents == 2 * batch["pairs"] == len(batch["indices"])
     single = Data(data.path, format="preference", packing=way).loader("train", tokenizer, 4)
     assert "pairs" not in single.batch([0, 1])
 
@@ -129,6 +129,6 @@ def test_what_cannot_be_paired_is_refused(write_rows, tokenizer):
     plain = write_rows([{"prompt": "ask", "completion": "yes"}], "plain.jsonl")
     with pytest.raises(UserError, match="no rejected answer"):
         Data(str(plain), pairs=True).prepare("train", tokenizer)
-    for options in ({"format": "prompt"}, {"mask": "all"}):
+    for options in ({"format": "prompt"}, {"train_on": "all"}):
         with pytest.raises(UserError):
             Data(str(same), pairs=True, **options)

@@ -6,12 +6,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ftcli.config import compose
 from ftcli.core.errors import UserError
+from ftcli.core.run_dir import RunDir
 from ftcli.deltas import storage
 from ftcli.deltas.artefact import Artefact, compute_fingerprint
 from ftcli.deltas.delta import Delta, sum_deltas
 from ftcli.deltas.weights import FileWeights, LazyWeights, write_weights
+from ftcli.run.record import write_config
 from tests.deltas.fakes import delta, flat, random
+from tests.models.gguf_files import write_llama_mini
 
 BASE = "asset:llama_mini"
 
@@ -22,6 +26,16 @@ def test_base_plus_delta_is_the_finetuned_model_to_the_bit(full_run):
     assert restored.keys() == trained.keys()
     assert all(torch.equal(restored[name], trained[name]) for name in trained)
     assert change.norm() > 0 and change.entries == 6951168
+
+
+def test_the_base_of_a_run_on_a_gguf_file_is_what_the_file_was_converted_to(tmp_path, monkeypatch):
+    monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "cache"))
+    file = write_llama_mini(tmp_path / "mini.gguf", "F32")
+    (tmp_path / "run" / "adapter").mkdir(parents=True)
+    write_config(RunDir(tmp_path / "run"), compose("qlora_mini", [f"model.path={file}"]).config)
+    base = Artefact.open(tmp_path / "run").base
+    assert base.folder.is_relative_to(tmp_path / "cache")
+    assert base.fingerprint == Artefact.open(BASE).fingerprint and base.anatomy.tied
 
 
 def test_a_difference_of_bfloat16_models_is_exact_too(tmp_path):

@@ -14,7 +14,7 @@ from ftcli.run.build import open_run
 @pytest.fixture(scope="module")
 def run(trained_run):
     found = open_run(trained_run)
-    found.step = 77  # samples of its own
+    found.evaluated_step = 77  # samples of its own
     return found
 
 

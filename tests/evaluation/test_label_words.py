@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.evaluation.label_words import LabelWords
 from ftcli.jobs.evaluate import evaluate_path
 from ftcli.run.build import build_run, open_run
@@ -22,7 +22,7 @@ def run(tmp_path_factory):
     composed = compose(
         "qlora_mini", [*JOB, *places, "model.dtype=float32", "trainer.precision=fp32"]
     )
-    validate(composed)
+    validate_and_convert(composed)
     run = build_run(composed.config)
     run.load_model()
     return run

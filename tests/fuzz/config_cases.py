@@ -271,7 +271,7 @@ DEEP: tuple[Other, ...] = (
 MILD = (
     "data.max_length=2", "data.max_length=16", "data.limit=1", "data.limit=3", "data.packing=none",
     "data.packing=flat", "data.validation=0.99", "data.validation=0.0001", "data.validation=null",
-    "data.mask=all", "data.columns={}", "data.columns={prompt: nope}", "data.format=chat",
+    "data.train_on=all", "data.columns={}", "data.columns={prompt: nope}", "data.format=chat",
     "data.format=preference", "data.test=nope", "model.path=.", "model.path=./nowhere", "model=gpt2_mini",
     "model.attention=eager", "model.dtype=float16", "model.quantization=int8", "model.quantization=none",
     "model.chat_template='{{ x'", "model.chat_template=nope", "model.tokenizer=asset:none",

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 import ftcli
 from ftcli.core.errors import UserError
 from ftcli.data.dataset import Data
-from ftcli.data.rows import BadRow, Row
+from ftcli.data.rows import LocatedRowError, RawRow
 from ftcli.data.sources import find_source
 from ftcli.data.statistics import compute_statistics, format_counts
 from tests.fuzz.data_files import DataFile, data_files
@@ -121,15 +121,15 @@ def _read(file: DataFile, path: Path) -> int | str:
         found = list(find_source(str(path), text_unit=unit).rows())
     except UserError as error:
         _is_a_message(error, path)
-        assert file.refusal is not False or isinstance(error, BadRow), f"refused: {error}"
+        assert file.refusal is not False or isinstance(error, LocatedRowError), f"refused: {error}"
         return REFUSED
     assert not (file.refusal and found), f"{file.defect}: not noticed"
     assert len({row.origin for row in found}) == len(found), "two rows at one place"
-    rows = iter(row.values for row in found if isinstance(row, Row))
+    rows = iter(row.values for row in found if isinstance(row, RawRow))
     for wanted in file.fit:
         assert any(all(row.get(k) == v for k, v in wanted.items()) for row in rows), wanted
     for row in found:
-        if isinstance(row, BadRow):
+        if isinstance(row, LocatedRowError):
             _is_a_message(row, path)
     return len(found)
 
@@ -165,7 +165,7 @@ def _prepare(file: DataFile, path: Path, tokenizer: Any, on_error: Any) -> dict[
     assert not file.refusal, f"{file.defect}: not noticed"
     tokens = data.prepare("train", tokenizer)
     left_out = sum(kept["left_out"].values())
-    assert kept["read"] == kept["used"] + left_out and not kept["elsewhere"]
+    assert kept["read"] == kept["used"] + left_out and not kept["other_split"]
     if file.rows is not None:
         assert kept["read"] == file.rows
     assert kept["used"] >= len(file.fit)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.config.composition import base_cache_dir
-from ftcli.jobs.bases import ensure_base
+from ftcli.jobs.bases import train_missing_base
 
 
 @pytest.fixture
@@ -33,16 +33,16 @@ def base(tmp_path, monkeypatch):
 
 def test_a_base_is_trained_once_and_named_by_its_config(base, monkeypatch, warm_trials):
     job = compose("qlora_mini", [f"model.from_recipe={base}"])
-    validate(job)
+    validate_and_convert(job)
     place = base_cache_dir()
-    assert job.base == str(base) and "from_recipe" not in job.config["model"]
+    assert job.base_job == str(base) and "from_recipe" not in job.config["model"]
     assert job.config["model"]["path"].startswith(f"{place}/little-") and not place.exists()
-    ensure_base(job)
+    train_missing_base(job)
     weights = next(place.glob("little-*/model/model.safetensors"))
     from ftcli.jobs import trial
 
     monkeypatch.setattr(trial, "complete_job", None)  # a second training would fail
-    ensure_base(compose("qlora_mini", [f"model.from_recipe={base}"]))
+    train_missing_base(compose("qlora_mini", [f"model.from_recipe={base}"]))
     assert weights.exists()
     base.write_text(base.read_text().replace("seed: 0", "seed: 1"))
     other = compose("qlora_mini", [f"model.from_recipe={base}"])

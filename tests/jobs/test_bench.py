@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ftcli.cli.app import run as ftcli
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.errors import UserError
 from ftcli.jobs import bench
 from ftcli.jobs.plain_loop import PlainLoop
@@ -27,7 +27,7 @@ def overrides(tmp_path) -> list[str]:
 
 def resolve(overrides: list[str], *more: str) -> dict:
     composed = compose("qlora_mini", [*overrides, *more])
-    validate(composed)
+    validate_and_convert(composed)
     return composed.config
 
 
@@ -72,10 +72,10 @@ def test_both_loops_train_the_same_rows_to_the_same_weights(overrides, monkeypat
 
     monkeypatch.setattr("ftcli.jobs.plain_loop.build_run", build_and_keep)
     clock = loop(config)
-    theirs = ours.method.state(kept[0])
-    state = ours.trained_state()
+    theirs = ours.method.get_trained_tensors(kept[0])
+    state = ours.get_trained_tensors()
     assert clock.tokens[-1] == sum(
-        int(loop.tokens.lengths[row]) for step in loop.steps[:5] for rows in step for row in rows
+        int(loop.prepared.lengths[row]) for step in loop.steps[:5] for rows in step for row in rows
     )
     assert max(t.abs().max() for name, t in state.items() if "lora_B" in name) > 1e-3
     for name, tensor in state.items():

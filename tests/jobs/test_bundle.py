@@ -229,3 +229,8 @@ def test_weights_of_another_run_and_other_packages(local_run, bundle, tmp_path):
     changed = repack(bundle, tmp_path / "old.tar.gz", other)
     notes = unpack_bundle(changed, tmp_path / "there").notes
     assert any("(was 0.1)" in note for note in notes)
+
+
+def test_a_bundle_that_is_not_there_is_no_run(tmp_path, capsys):
+    assert ftcli(["bundle", str(tmp_path / "run.tar.gz"), "--to", str(tmp_path / "there")]) == 2
+    assert "no such file" in capsys.readouterr().err

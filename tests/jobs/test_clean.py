@@ -74,7 +74,7 @@ def test_a_cleaned_run_goes_on_and_is_judged(runs):
     from ftcli.run.build import open_run
 
     assert ftcli(["clean", "--yes", "--no-keep-best"]) == 0
-    assert open_run(runs).step == 4
+    assert open_run(runs).evaluated_step == 4
     assert resume(runs, overrides=["trainer.max_steps=5"])["step"] == 5
 
 

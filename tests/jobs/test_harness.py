@@ -131,6 +131,20 @@ def test_the_missing_package_names_the_command(folder, monkeypatch, capsys):
     assert "pip install 'ftcli[lm-eval]'" in capsys.readouterr().err
 
 
+def test_without_lm_eval_a_misspelt_evaluator_is_told_the_evaluators(folder, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
+    assert ftcli(["eval", str(folder), "--tasks", "los"]) == 2
+    assert "evaluators of the run: loss" in capsys.readouterr().err
+
+
+@installed
+@pytest.mark.slow  # lm-eval reads the files of all of its tasks
+def test_a_misspelt_evaluator_is_found(folder, capsys):
+    assert ftcli(["eval", str(folder), "--tasks", "los"]) == 2
+    assert "Closest: loss" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -171,3 +185,10 @@ def test_a_folder_without_tasks(tmp_path):
         check_task_folder(tmp_path, trusted=False, metrics=METRICS)
     with pytest.raises(UserError, match="no such folder"):
         check_task_folder(tmp_path / "none", trusted=False, metrics=METRICS)
+
+
+def test_a_broken_file_says_that_the_whole_folder_is_read(tmp_path):
+    (tmp_path / "task.yaml").write_text("task: x\n  y: [\n")
+    with pytest.raises(UserError, match="not a YAML file") as refused:
+        check_task_folder(tmp_path, trusted=False, metrics=METRICS)
+    assert "--task-path" in refused.value.fix

@@ -17,7 +17,7 @@ import pytest
 
 from ftcli.core.errors import FAILED, INTERRUPTED, OUT_OF_MEMORY, USER, UserError
 from ftcli.core.run_dir import RunDir
-from ftcli.jobs.launch import Machines, Ranks, _agent_environment
+from ftcli.jobs.launch import LaunchTopology, Machines, _agent_environment
 from ftcli.jobs.rank_failures import find_cause
 from ftcli.jobs.train import resume
 
@@ -96,7 +96,7 @@ def test_a_killed_rank_ends_all_with_one_message_and_the_run_resumes(tmp_path, s
     assert f"ftcli resume {run} -p 2 goes on from step-" in output.replace("\n", " ")
     saved = json.loads((run / "checkpoints/last/state.json").read_text())["step"]
     steps = f"trainer.max_steps={saved + 2}"
-    assert resume(run, overrides=[steps], ranks=Ranks(2))["step"] == saved + 2
+    assert resume(run, overrides=[steps], topology=LaunchTopology(2))["step"] == saved + 2
 
 
 @pytest.mark.slow

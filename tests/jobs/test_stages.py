@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from ftcli.cli.result_tables import build_stage_table
-from ftcli.config import compose, load, validate
+from ftcli.config import compose, load, validate_and_convert
 from ftcli.core.errors import Problems, UserError
 from ftcli.jobs import stages, trial
 
@@ -30,7 +30,7 @@ def job(folder: Path, *overrides: str):
     file.write_text(JOB)
     places = (f"run.dir={folder}", f"data.cache_dir={folder / 'tokens'}")
     composed = compose(file, [*places, *overrides])
-    validate(composed)
+    validate_and_convert(composed)
     return composed
 
 

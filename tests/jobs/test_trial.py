@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.config_hash import config_hash
 from ftcli.core.errors import UserError
 from ftcli.core.run_dir import RunDir
@@ -23,7 +23,7 @@ JOB = [
 
 def job(*overrides):
     composed = compose("qlora_mini", [*JOB, *overrides])
-    validate(composed)
+    validate_and_convert(composed)
     return composed
 
 
@@ -78,8 +78,8 @@ def test_a_trial_ends_with_its_caller_and_goes_on_later(tmp_path):
     """kill -9 of a sweep or a reproduction leaves no process behind that writes the same folder."""
     overrides = [*JOB, "trainer.max_steps=400", "trainer.save_every=null"]
     script = (
-        "from pathlib import Path; from ftcli.config import compose, validate\n"
-        f"job = compose('qlora_mini', {overrides!r}); validate(job)\n"
+        "from pathlib import Path; from ftcli.config import compose, validate_and_convert\n"
+        f"job = compose('qlora_mini', {overrides!r}); validate_and_convert(job)\n"
         "from ftcli.jobs.trial import complete_job\n"
         f"complete_job(job, Path({str(tmp_path / 'one')!r}))\n"
     )

@@ -1,4 +1,4 @@
-"""The options of a config group as data: what a file says, what it promises, what it asks for."""
+"""The options of a config group as data: what a file says, what it declares, what it asks for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from ftcli.config import paths
 from ftcli.config.checks import read_allowed_values
-from ftcli.config.job import PROMISES
+from ftcli.config.job import CAPABILITIES
 from ftcli.methods.base import Method
 
 STORED = ("none", "nf4")
@@ -42,9 +42,9 @@ def node(group: str, name: str) -> Mapping[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def promises(name: str, group: str = "method") -> Mapping[str, Any]:
+def capabilities(name: str, group: str = "method") -> Mapping[str, Any]:
     """What an option says of itself."""
-    return node(group, name).get(PROMISES) or {}
+    return node(group, name).get(CAPABILITIES) or {}
 
 
 def method_class(name: str) -> type[Method]:
@@ -56,18 +56,18 @@ def method_class(name: str) -> type[Method]:
     return getattr(importlib.import_module(module), attribute)
 
 
-def promised(name: str, key: str) -> Any:
-    """What a method's file promises of `key`, else the constant of its class."""
-    return promises(name).get(key, getattr(method_class(name), key, None))
+def capability(name: str, key: str) -> Any:
+    """What a method's file declares of `key`, else the constant of its class."""
+    return capabilities(name).get(key, getattr(method_class(name), key, None))
 
 
 def kinds(name: str) -> list[str]:
-    """Kinds of model that a method promises to work on."""
-    return promises(name).get("models", ["llama"])
+    """Kinds of model that a method works on."""
+    return capabilities(name).get("tested_models", ["llama"])
 
 
 def storages(name: str) -> list[str]:
     """Ways to store the base's weights that a method works on."""
     may = read_allowed_values(node("method", name)).get("model.quantization", STORED)
-    quantisable = promised(name, "quantisable")
+    quantisable = capability(name, "quantisable")
     return [way for way in STORED if way in may and (way == "none" or quantisable)]

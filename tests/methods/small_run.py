@@ -23,7 +23,7 @@ class Rows:
     def prepare(self, split, tokenizer):
         return SimpleNamespace(fingerprint=str(self.ids.sum().item()))
 
-    def list_batch_rows(self, epoch):
+    def list_batch_indices(self, epoch):
         return [list(rows) for rows in torch.arange(len(self.ids)).split(self.batch_size)]
 
     def batch(self, rows):
@@ -33,8 +33,8 @@ class Rows:
             "labels": ids,
             "attention_mask": torch.ones_like(ids),
             "position_ids": torch.arange(ids.shape[1]).expand_as(ids),
-            "rows": rows,
-            "count": ids[:, 1:].numel(),
+            "indices": rows,
+            "num_supervised": ids[:, 1:].numel(),
         }
 
 

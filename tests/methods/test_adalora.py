@@ -66,20 +66,20 @@ def test_a_resumed_run_ends_bit_equal(folder):
     advance(whole, 7)
     saved = copy.deepcopy(
         (
-            whole.method.state(whole.model),
+            whole.method.get_trained_tensors(whole.model),
             whole.method.state_dict(),
             whole.optimizer.state_dict(),
         )
     )
     advance(whole, STEPS - 7)
     again = start(folder)
-    again.method.load_state(again.model, saved[0])
+    again.method.load_trained_tensors(again.model, saved[0])
     again.method.load_state_dict(saved[1])
     again.optimizer.load_state_dict(saved[2])
     again.state.step = 7
     advance(again, STEPS - 7)
     assert torch.equal(logits(whole.model), logits(again.model))
-    a, b = (run.method.state(run.model) for run in (whole, again))
+    a, b = (run.method.get_trained_tensors(run.model) for run in (whole, again))
     assert a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
 
 

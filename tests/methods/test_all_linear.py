@@ -11,7 +11,7 @@ from ftcli.core.errors import UserError
 from ftcli.methods.all_linear import BYPASSED, LOST, RENAMED, ROUTER, shortest_suffixes
 from ftcli.methods.left_out import list_left_out, summarise
 from ftcli.methods.peft import Peft
-from ftcli.models.causal_lm import CausalLM
+from ftcli.models.causal_lm import CausalLMSource
 from tests.models import zoo
 
 from .tiny import trainable
@@ -99,7 +99,7 @@ def test_renamed_layers_are_named_where_no_parameter_can_stand_for_them():
 
 
 def test_a_plan_leaves_out_what_the_quantised_model_will(tmp_path):
-    source = CausalLM(path=str(zoo.write("deepseek_v3", tmp_path)), quantization="nf4")
+    source = CausalLMSource(path=str(zoo.write("deepseek_v3", tmp_path)), quantization="nf4")
     loaded, planned = (
         Peft(r=4).prepare(model) for model in (source.load("cpu"), source.build_meta_model())
     )

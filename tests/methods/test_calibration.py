@@ -23,8 +23,8 @@ from ftcli.data.dataset import Data
 from ftcli.methods import calibration
 from ftcli.methods.peft import Peft
 from ftcli.models.anatomy import Anatomy
-from ftcli.models.causal_lm import CausalLM as Source
-from ftcli.objectives.causal_lm import NextTokenPrediction, final_hidden
+from ftcli.models.causal_lm import CausalLMSource as Source
+from ftcli.objectives.causal_lm import NextTokenPrediction, compute_hidden_and_head
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 64}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
@@ -86,8 +86,8 @@ def padded(docs, answers=None):
         "attention_mask": mask,
         "labels": labels,
         "position_ids": positions,
-        "rows": list(range(len(docs))),
-        "count": int((labels != -100).sum()),
+        "indices": list(range(len(docs))),
+        "num_supervised": int((labels != -100).sum()),
     }
 
 
@@ -100,8 +100,8 @@ def packed(docs):
         "labels": labels,
         "position_ids": torch.cat([torch.arange(len(d)) for d in docs])[None],
         "lengths": lengths,
-        "rows": list(range(len(docs))),
-        "count": int((labels != -100).sum()),
+        "indices": list(range(len(docs))),
+        "num_supervised": int((labels != -100).sum()),
     }
 
 
@@ -111,7 +111,7 @@ def plain_forward(model, batch):
 
 
 def causal_forward(model, batch):
-    return final_hidden(model, batch, torch.device("cpu"))
+    return compute_hidden_and_head(model, batch, torch.device("cpu"))
 
 
 def by_hand(model, layers, batches):
@@ -245,7 +245,7 @@ def test_a_layer_off_the_batch_or_not_finite_is_refused():
 
 def loss_of(model, batch):
     """A loss of every model of transformers, the sum over labels."""
-    return plain_forward(model, batch).loss * batch["count"]
+    return plain_forward(model, batch).loss * batch["num_supervised"]
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -335,11 +335,11 @@ def test_batches_are_the_first_rows_of_the_runs_order(tmp_path):
     run = SimpleNamespace(data=data, tokenizer=Source("asset:llama_mini").load_tokenizer(), seed=3)
     drawn = list(calibration.calibration_batches(run, count=5, batch_size=2))
     trained = data.loader("train", run.tokenizer, 2, seed=3)
-    assert [b["rows"] for b in drawn] == trained.list_batch_rows(0)[
+    assert [b["indices"] for b in drawn] == trained.list_batch_indices(0)[
         :3
     ]  # rounded up to whole batches
-    assert [b["rows"] for b in calibration.calibration_batches(run, 5, 2, seed=4)] != [
-        b["rows"] for b in drawn
+    assert [b["indices"] for b in calibration.calibration_batches(run, 5, 2, seed=4)] != [
+        b["indices"] for b in drawn
     ]
     elsewhere = list(calibration.calibration_batches(run, 5, data=Data(str(other), **settings)))
-    assert [b["rows"] for b in elsewhere] in ([[0], [1]], [[1], [0]])  # all there is
+    assert [b["indices"] for b in elsewhere] in ([[0], [1]], [[1], [0]])  # all there is

@@ -2,13 +2,13 @@
 
 import pytest
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.config.checks import read_allowed_values
 from ftcli.config.yaml_locations import read_option
 
 from .options import file_of, options
 
-TEXT = "ftcli.models.causal_lm.CausalLM"
+TEXT = "ftcli.models.causal_lm.CausalLMSource"
 GIVEN = {
     "trainable_tokens": ["method.token_indices=[3,4]"],
     "classifier": ["model.path=asset:vit_mini"],
@@ -31,6 +31,6 @@ def test_it_composes_and_validates(group, name):
     required = read_allowed_values(option)
     plain += [f"{key}={values[0]}" for key, values in required.items()]
     plain += ["model.path=asset:llama_mini"] if option.get("path") == "???" else []
-    validate(compose("qlora_mini", [f"{group}={name}", *plain, *GIVEN.get(name, [])]))
+    validate_and_convert(compose("qlora_mini", [f"{group}={name}", *plain, *GIVEN.get(name, [])]))
     first = file_of(group, name).read_text(encoding="utf-8").splitlines()[0]
     assert first.startswith("# ") and len(first) < 110

@@ -1,4 +1,4 @@
-"""Every configuration in configs/method keeps what it promises, on every kind of model it names."""
+"""Every configuration in configs/method has the capabilities that it declares, on every kind of model it names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from ftcli.core.errors import UserError
 from ftcli.models.anatomy import Anatomy, count_parameters
 
-from .options import kinds, promised, promises, storages
+from .options import capabilities, capability, kinds, storages
 from .tiny import (
     OTHERS,
     WRITERS,
@@ -71,7 +71,7 @@ def run(request, base):
     how = method(case.method, case.kind)
     model = how.prepare(model)
     start, first = logits(model), {n: p.detach().clone() for n, p in trainable(model).items()}
-    train(model, optimizer=promises(case.method).get("optimizer", "adamw"))
+    train(model, optimizer=capabilities(case.method).get("optimizer", "adamw"))
     moved = {n for n, p in trainable(model).items() if not torch.equal(p, first[n])}
     frozen = [n for n, p in model.named_parameters() if not p.requires_grad and p.grad is not None]
     return SimpleNamespace(
@@ -105,19 +105,22 @@ def test_gradients_reach_exactly_what_is_declared_trainable(run):
     assert furthest(run.after, run.start) > 1e-4
 
 
-def test_starts_as_the_base_where_promised(run):
-    if promises(run.case.method).get("identity", True):
+def test_starts_as_the_base_where_declared(run):
+    if capabilities(run.case.method).get("identity", True):
         assert furthest(run.start, run.before) < 2e-6  # rounding of an exact identity: SVD, QR
     else:
         assert furthest(run.start, run.before) > 1e-4
 
 
-def test_trains_as_many_parameters_as_promised(run):
-    promise, count = promises(run.case.method), count_parameters(run.model, trainable_only=True)
+def test_trains_as_many_parameters_as_declared(run):
+    declared, count = (
+        capabilities(run.case.method),
+        count_parameters(run.model, trainable_only=True),
+    )
     assert count == sum(p.numel() for p in run.first.values())
-    if "trainable" in promise and run.case.kind == "llama":
-        assert count == promise["trainable"]
-    each = re.fullmatch(r"(.+) summed over targets", promise.get("formula", ""))
+    if "trainable" in declared and run.case.kind == "llama":
+        assert count == declared["trainable"]
+    each = re.fullmatch(r"(.+) summed over targets", declared.get("formula", ""))
     if each:
         assert count == summed(each[1], run.model)
 
@@ -138,25 +141,25 @@ def summed(formula: str, model) -> float:
 def test_state_round_trip_is_bit_equal_and_in_place(run, base):
     how, model = again(run, base)
     objects = {n: id(p) for n, p in trainable(model).items()}
-    saved = {n: t.clone() for n, t in run.method.state(run.model).items()}
-    how.load_state(model, saved)
+    saved = {n: t.clone() for n, t in run.method.get_trained_tensors(run.model).items()}
+    how.load_trained_tensors(model, saved)
     assert {n: id(p) for n, p in trainable(model).items()} == objects  # the optimizer holds them
     assert all(torch.equal(p, trainable(run.model)[n]) for n, p in trainable(model).items())
     assert torch.equal(logits(model), run.after)
 
 
 def test_a_foreign_tensor_is_refused(run):
-    tensors = dict(run.method.state(run.model))
+    tensors = dict(run.method.get_trained_tensors(run.model))
     with pytest.raises(UserError, match="unknown tensor 'lm_tail.weight'"):
-        run.method.load_state(run.model, tensors | {"lm_tail.weight": torch.zeros(1)})
+        run.method.load_trained_tensors(run.model, tensors | {"lm_tail.weight": torch.zeros(1)})
     with pytest.raises(UserError, match="lacks"):
-        run.method.load_state(run.model, dict(list(tensors.items())[1:]))
+        run.method.load_trained_tensors(run.model, dict(list(tensors.items())[1:]))
 
 
 def test_what_is_saved_loads_without_ftcli(run, base, tmp_path):
     run.method.save(run.model, tmp_path)
     torch.manual_seed(3)
-    if promised(run.case.method, "artefact") == "model":
+    if capability(run.case.method, "artefact") == "model":
         model = plain(run.case.kind, tmp_path)
     else:
         assert run.method.describe()["peft_type"] == run.model.peft_config["default"].peft_type
@@ -172,8 +175,8 @@ def plain(kind: str, folder: Path):
 
 def test_merged_equals_unmerged(run, base, tmp_path):
     how, model = again(run, base)
-    how.load_state(model, run.method.state(run.model))
-    if run.case.quantised or not promised(run.case.method, "mergeable"):
+    how.load_trained_tensors(model, run.method.get_trained_tensors(run.model))
+    if run.case.quantised or not capability(run.case.method, "mergeable"):
         with pytest.raises(UserError, match="cannot be merged|lose the adapter to rounding"):
             how.merge(model)
         return
@@ -204,7 +207,7 @@ def gradients(model, *parts: slice) -> tuple[torch.Tensor, dict[str, torch.Tenso
 
 def test_recomputing_and_accumulating_change_no_gradient(run, base):
     how, model = again(run, base)
-    how.load_state(model, run.method.state(run.model))
+    how.load_trained_tensors(model, run.method.get_trained_tensors(run.model))
     loss, whole = gradients(model, slice(None))
     scale = max(1.0, max(g.abs().max().item() for g in whole.values()))
 
@@ -213,7 +216,7 @@ def test_recomputing_and_accumulating_change_no_gradient(run, base):
         return bool((other[0] - loss).abs() < 1e-5) and near
 
     assert same(gradients(model, slice(0, 1), slice(1, 2)))
-    if promises(run.case.method).get("gradient_checkpointing", True):
+    if capabilities(run.case.method).get("gradient_checkpointing", True):
         model.activation_checkpointing_enable({"use_reentrant": False})
         assert same(gradients(model, slice(None)))
 
@@ -225,8 +228,8 @@ def test_on_a_half_precision_base_everything_trained_is_in_the_state(run, base):
     how = method(run.case.method, run.case.kind)
     model = how.prepare(base(run.case, "bfloat16"))
     other_how, other = again(run, base, "bfloat16")
-    train(model, bf16=True, optimizer=promises(run.case.method).get("optimizer", "adamw"))
-    other_how.load_state(other, how.state(model))
+    train(model, bf16=True, optimizer=capabilities(run.case.method).get("optimizer", "adamw"))
+    other_how.load_trained_tensors(other, how.get_trained_tensors(model))
     assert torch.equal(logits(other, bf16=True), logits(model, bf16=True))
     assert all(torch.equal(p, trainable(other)[n]) for n, p in trainable(model).items())
 

@@ -14,10 +14,10 @@ from ftcli.core.callback import Callback
 from ftcli.core.errors import UserError
 from ftcli.core.run_dir import RunDir
 from ftcli.deltas.merge import ROUNDING
-from ftcli.jobs.train import fit, resume
-from ftcli.run.build import create_run, open_run
+from ftcli.jobs.train import resume, train_with_lock
+from ftcli.run.build import create_run_in_new_dir, open_run
 
-from .options import options, promised, promises
+from .options import capabilities, capability, options
 from .test_contract import furthest
 from .tiny import logits
 from .tiny_runs import JobBuilder, apply_fix, without_report
@@ -39,7 +39,7 @@ class Watch(Callback):
 
     def setup(self, run) -> None:
         self.start = logits(run.model)
-        self.weights = {name: t.clone() for name, t in run.trained_state().items()}
+        self.weights = {name: t.clone() for name, t in run.get_trained_tensors().items()}
 
     def after_step(self, state) -> None:
         if state.step == self.stop:
@@ -47,16 +47,16 @@ class Watch(Callback):
 
 
 def trained(composed, stop: int | None = None):
-    run = create_run(composed)
+    run = create_run_in_new_dir(composed)
     watch = run.loggers["watch"] = Watch(stop)
-    fit(run, None)
+    train_with_lock(run, None)
     return SimpleNamespace(run=run, path=run.dir.path, start=watch.start, weights=watch.weights)
 
 
 def on_what_it_fits(builder: JobBuilder, group: str, name: str):
     """The option trained on LoRA, or on what the messages send it to; how it had to be called."""
     choices = {group: name} | EVALUATION
-    needs = promises(name, group).get("optimizer")
+    needs = capabilities(name, group).get("optimizer")
     if needs:
         choices["optimizer"] = needs
     for _ in range(6):
@@ -107,7 +107,7 @@ def test_stopped_and_resumed_equals_undisturbed(story):
 
 
 def test_weights_move(story):
-    after, before = story.whole.run.trained_state(), story.whole.weights
+    after, before = story.whole.run.get_trained_tensors(), story.whole.weights
     assert after.keys() != before.keys() or any(not torch.equal(after[n], before[n]) for n in after)
 
 
@@ -116,15 +116,15 @@ def test_a_checkpoint_is_enough_to_compute_what_was_trained(story):
         assert torch.equal(story.reopened_logits, logits(story.whole.run.model))
 
 
-def test_the_first_step_begins_at_the_base_where_promised(story):
+def test_the_first_step_begins_at_the_base_where_declared(story):
     base = logits(story.source.load("cpu"))
     # rounding: what is taken out of a weight and added again may be ten times as large as the weight
     same = furthest(story.whole.start, base) < 1e-5
-    assert same == promises(story.method).get("identity", True)
+    assert same == capabilities(story.method).get("identity", True)
 
 
 def test_the_artefact_loads_without_ftcli(story):
-    folder = story.whole.path / promised(story.method, "artefact")
+    folder = story.whole.path / capability(story.method, "artefact")
     if folder.name == "model":
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     else:
@@ -135,7 +135,7 @@ def test_the_artefact_loads_without_ftcli(story):
 
 def test_merged_equals_trained(story):
     run, before = story.reopened, story.reopened_logits
-    if story.source.quantization != "none" or not promised(story.method, "mergeable"):
+    if story.source.quantization != "none" or not capability(story.method, "mergeable"):
         with pytest.raises(UserError, match="cannot be merged|lose the adapter to rounding"):
             run.method.merge(run.model)
     else:
@@ -143,7 +143,8 @@ def test_merged_equals_trained(story):
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in options("method") if not promises(n).get("gradient_checkpointing", True)]
+    "name",
+    [n for n in options("method") if not capabilities(n).get("gradient_checkpointing", True)],
 )
 def test_what_cannot_be_recomputed_is_refused_by_the_check(name, builder):
     with pytest.raises(UserError, match="gradient_checkpointing"):

@@ -18,14 +18,16 @@ def test_everything_is_trained_and_is_the_state(folder):
     method = Full()
     model = method.prepare(load(folder))
     names = {name for name, _ in model.named_parameters()}
-    assert trainable(model).keys() == method.state(model).keys() == names
+    assert trainable(model).keys() == method.get_trained_tensors(model).keys() == names
 
 
 def test_tied_weights_are_kept_once(folder):
-    from ftcli.models.causal_lm import CausalLM
+    from ftcli.models.causal_lm import CausalLMSource
 
     method = Full()
-    state = method.state(method.prepare(CausalLM("asset:llama_mini").load("cpu")))
+    state = method.get_trained_tensors(
+        method.prepare(CausalLMSource("asset:llama_mini").load("cpu"))
+    )
     assert "model.embed_tokens.weight" in state and "lm_head.weight" not in state
 
 
@@ -53,6 +55,8 @@ def test_loading_keeps_the_tensors_that_the_optimizer_holds(folder):
     method = Full()
     model = method.prepare(load(folder))
     before = {name: p.data_ptr() for name, p in trainable(model).items()}
-    method.load_state(model, {n: torch.ones_like(t) for n, t in method.state(model).items()})
+    method.load_trained_tensors(
+        model, {n: torch.ones_like(t) for n, t in method.get_trained_tensors(model).items()}
+    )
     assert {name: p.data_ptr() for name, p in trainable(model).items()} == before
     assert all(bool((p == 1).all()) for p in trainable(model).values())

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from ftcli.methods.fused_lora import fuse_lora_layers
+from ftcli.methods.fused_lora import install_fused_forward
 
 WIDTH, OUT, RANK = 64, 96, 4
 
@@ -54,7 +54,7 @@ def adapted(kind: str = "fp32", **options: Any) -> nn.Module:
 
 def fused(kind: str = "fp32", **options: Any) -> nn.Module:
     model = adapted(kind, **options)
-    fuse_lora_layers(model)
+    install_fused_forward(model)
     return model
 
 

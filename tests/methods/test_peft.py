@@ -21,7 +21,7 @@ from ftcli.core.errors import UserError
 from ftcli.methods.peft import Peft, to_plain_data
 from ftcli.methods.prompt import PromptLearning
 from ftcli.models.anatomy import Anatomy, count_parameters
-from ftcli.models.causal_lm import CausalLM
+from ftcli.models.causal_lm import CausalLMSource
 
 from .tiny import load, logits, train, trainable, write_llama
 
@@ -71,7 +71,7 @@ def test_lora_trains_r_times_in_plus_out_on_every_linear_of_the_blocks(name):
     [("llama3_8b", 64, 167_772_160), ("llama2_7b", 64, 159_907_840)],
 )
 def test_published_counts_on_the_meta_device(architecture, r, published):
-    meta = CausalLM("owner/name", architecture=architecture).build_meta_model()
+    meta = CausalLMSource("owner/name", architecture=architecture).build_meta_model()
     model = Peft(r=r).prepare(meta)
     assert count_parameters(model, trainable_only=True) == published
 
@@ -88,11 +88,11 @@ def test_modules_to_save_are_trained_kept_and_saved(folder, tmp_path):
     method = Peft(r=4, modules_to_save=["embed_tokens", "lm_head"])
     model = method.prepare(load(folder))
     train(model)
-    state, after = method.state(model), logits(model)
+    state, after = method.get_trained_tensors(model), logits(model)
     assert sum("lora" not in name for name in state) == 2
     assert state.keys() == {n.replace(".default", "") for n in state}
     other = method.prepare(load(folder))
-    method.load_state(other, state)
+    method.load_trained_tensors(other, state)
     assert torch.equal(logits(other), after)
     method.save(model, tmp_path)
     assert torch.equal(logits(peft.PeftModel.from_pretrained(load(folder), tmp_path)), after)
@@ -100,13 +100,13 @@ def test_modules_to_save_are_trained_kept_and_saved(folder, tmp_path):
 
 
 def test_the_state_of_tied_layers_can_be_written(tmp_path):
-    source = CausalLM("asset:llama_mini")
+    source = CausalLMSource("asset:llama_mini")
     method = Peft("peft.TrainableTokensConfig", target_modules=None, token_indices=[3, 4])
     model = method.prepare(source.load("cpu"))
     train(model)
-    save_file(method.state(model), tmp_path / "adapter.safetensors")
+    save_file(method.get_trained_tensors(model), tmp_path / "adapter.safetensors")
     other = method.prepare(source.load("cpu"))
-    method.load_state(other, load_file(tmp_path / "adapter.safetensors"))
+    method.load_trained_tensors(other, load_file(tmp_path / "adapter.safetensors"))
     assert torch.equal(logits(other), logits(model))
 
 
@@ -133,7 +133,7 @@ def test_a_dequantised_base_with_the_same_adapter_merges_to_what_was_trained(fol
     train(model)
     base = load(folder, "nf4").dequantize(dtype=torch.float32)
     plain_model = method.prepare(base)
-    method.load_state(plain_model, method.state(model))
+    method.load_trained_tensors(plain_model, method.get_trained_tensors(model))
     assert (logits(method.merge(plain_model)) - logits(model)).abs().max() < 1e-5
 
 
@@ -162,7 +162,7 @@ def test_a_prompt_checkpoint_keeps_what_computes_the_prompt(folder):
     method = PromptLearning("peft.PromptEncoderConfig", num_virtual_tokens=4, encoder_hidden_size=8)
     model = method.prepare(load(folder))
     trained = sum(p.numel() for p in trainable(model).values())
-    assert sum(t.numel() for t in method.state(model).values()) == trained
+    assert sum(t.numel() for t in method.get_trained_tensors(model).values()) == trained
 
 
 def test_description_is_plain_json(folder):
@@ -186,7 +186,7 @@ def test_what_all_linear_layers_are_is_found_without_using_up_chance():
     """The same seed starts the same adapter, whether its layers are found or named."""
 
     def start(targets):
-        model = CausalLM("asset:llama_mini").load("cpu")
+        model = CausalLMSource("asset:llama_mini").load("cpu")
         torch.manual_seed(0)
         return Peft(r=4, target_modules=targets).prepare(model).state_dict()
 

@@ -91,15 +91,15 @@ def test_the_base_is_less_exactly_what_the_adapter_adds(sources, kind, options):
 def test_a_checkpoint_is_enough_for_a_fresh_base(sources, kind):
     method, model = start(sources[kind])
     train(model)
-    state = {name: t.clone() for name, t in method.state(model).items()}
+    state = {name: t.clone() for name, t in method.get_trained_tensors(model).items()}
     assert len(state) == 2 * len(trainable(model))
     fresh = copy.deepcopy(method)
     other = fresh.prepare(sources[kind].load())
     objects = {name: id(p) for name, p in trainable(other).items()}
-    fresh.load_state(other, state)
+    fresh.load_trained_tensors(other, state)
     assert {name: id(p) for name, p in trainable(other).items()} == objects
     assert torch.equal(logits(other), logits(model))
-    again = fresh.state(other)
+    again = fresh.get_trained_tensors(other)
     assert again.keys() == state.keys()
     assert all(torch.equal(t, again[name]) for name, t in state.items())
 
@@ -112,9 +112,9 @@ def test_loading_over_another_shift_is_exact(sources, kind):
     other_method, other = start(sources[kind], type("Other", (Drawn,), {"seed": 6}))
     assert not torch.equal(logits(other), logits(model))
     loads = sources[kind].loads
-    other_method.load_state(other, method.state(model))
+    other_method.load_trained_tensors(other, method.get_trained_tensors(model))
     assert torch.equal(logits(other), logits(model)) and sources[kind].loads == loads + 1
-    other_method.load_state(other, method.state(model))  # nothing to do
+    other_method.load_trained_tensors(other, method.get_trained_tensors(model))  # nothing to do
     assert torch.equal(logits(other), logits(model)) and sources[kind].loads == loads + 1
 
 
@@ -122,9 +122,9 @@ def test_without_its_source_the_old_shift_is_added_back(sources):
     method, model = start(sources["llama"])
     loaded, other = Drawn(r=4, lora_alpha=6), sources["llama"].load()
     other = loaded.prepare(other)
-    loaded.load_state(other, method.state(model))
+    loaded.load_trained_tensors(other, method.get_trained_tensors(model))
     second, third = start(sources["llama"], type("Other", (Drawn,), {"seed": 6}))
-    loaded.load_state(other, second.state(third))
+    loaded.load_trained_tensors(other, second.get_trained_tensors(third))
     assert (logits(other) - logits(third)).abs().max() < 1e-5
 
 
@@ -177,7 +177,7 @@ def test_modules_to_save_and_layers_left_out_travel_too(sources, tmp_path):
     train(model)
     fresh = copy.deepcopy(method)
     other = fresh.prepare(sources["llama"].load())
-    fresh.load_state(other, method.state(model))
+    fresh.load_trained_tensors(other, method.get_trained_tensors(model))
     assert torch.equal(logits(other), logits(model))
     method.save(model, tmp_path)
     loaded = peft.PeftModel.from_pretrained(sources["llama"].load(), tmp_path)
@@ -205,13 +205,13 @@ def test_the_description_says_that_the_base_is_shifted(sources):
 
 def test_a_state_with_half_a_shift_is_refused(sources):
     method, model = start(sources["llama"])
-    state = method.state(model)
+    state = method.get_trained_tensors(model)
     first = next(name for name in state if name.startswith("initial."))
     with pytest.raises(UserError, match="lacks 'initial."):
-        method.load_state(model, {n: t for n, t in state.items() if n != first})
+        method.load_trained_tensors(model, {n: t for n, t in state.items() if n != first})
     with pytest.raises(UserError, match="unknown tensor 'initial.elsewhere"):
-        method.load_state(model, state | {"initial.elsewhere": torch.zeros(1)})
-    assert method.state(model).keys() == state.keys()
+        method.load_trained_tensors(model, state | {"initial.elsewhere": torch.zeros(1)})
+    assert method.get_trained_tensors(model).keys() == state.keys()
 
 
 def tied():

@@ -4,7 +4,7 @@ import pytest
 
 from ftcli.core.errors import Problems, UserError
 from ftcli.methods.peft import Peft
-from ftcli.models.causal_lm import CausalLM
+from ftcli.models.causal_lm import CausalLMSource
 
 from .tiny import load, trainable, write_llama
 
@@ -22,7 +22,9 @@ def problem(folder, **options) -> str:
 
 def test_the_message_of_the_shipped_model():
     with pytest.raises(UserError) as caught:
-        Peft(target_modules=["q_porj", "v_proj"]).prepare(CausalLM("asset:llama_mini").load("cpu"))
+        Peft(target_modules=["q_porj", "v_proj"]).prepare(
+            CausalLMSource("asset:llama_mini").load("cpu")
+        )
     assert str(caught.value) == (
         "method.target_modules  'q_porj' matches 0 of 56 linear layers of llama_mini "
         "('q_proj' would match 8).\n  fix: method.target_modules=[q_proj,v_proj]; "

@@ -24,10 +24,10 @@ from transformers import (
 
 from ftcli.config import build
 from ftcli.methods.peft import Peft
-from ftcli.models.causal_lm import CausalLM
-from ftcli.models.quantization import build_bitsandbytes_config, keep_trainable_on_cpu
+from ftcli.models.causal_lm import CausalLMSource
+from ftcli.models.quantization import build_bitsandbytes_config, disable_cpu_inference_path
 
-from .options import file_of, method_class, node, options, promises
+from .options import capabilities, file_of, method_class, node, options
 
 IDS = torch.arange(3, 27).reshape(2, 12)
 SIZES = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2}
@@ -81,14 +81,16 @@ WRITERS = {"llama": write_llama, "gpt2": write_gpt2, "bert": write_bert, "t5": w
 def load(folder: Path, quantization: str = "none", dtype: str = "float32", kind: str = "llama"):
     """The model in a folder, as a run loads it; kinds that runs do not know, as like it as can be."""
     if kind not in OTHERS:
-        return CausalLM(str(folder), quantization=quantization, dtype=dtype).load(device="cpu")
+        return CausalLMSource(str(folder), quantization=quantization, dtype=dtype).load(
+            device="cpu"
+        )
     model = OTHERS[kind][0].from_pretrained(
         folder,
         dtype=getattr(torch, dtype),
         quantization_config=build_bitsandbytes_config(quantization, True, getattr(torch, dtype)),
         device_map={"": "cpu"},
     )
-    keep_trainable_on_cpu(model)
+    disable_cpu_inference_path(model)
     return model.eval()
 
 
@@ -98,12 +100,12 @@ def names() -> list[str]:
 
 
 def method(name: str, kind: str = "llama", **choices):
-    """A method from its file, with what that leaves to the user (`promises.given`)."""
+    """A method from its file, with what that leaves to the user (`capabilities.given`)."""
     option = OmegaConf.load(file_of("method", name))
     of_kind = {"task_type": OTHERS[kind][1]} if kind in OTHERS else {}
     if not issubclass(method_class(name), Peft):
         of_kind = {}
-    required = promises(name).get("given") or {}
+    required = capabilities(name).get("given") or {}
     return build(OmegaConf.to_container(OmegaConf.merge(option, required, of_kind, choices)))
 
 

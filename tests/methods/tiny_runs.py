@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.config.job import ComposedJob
 from ftcli.core.errors import Problems, UserError
 
-from .options import kinds, promised, promises, storages
+from .options import capabilities, capability, kinds, storages
 from .tiny import HEADS, SIZES, write_gpt2
 
 Choices = dict[str, str]
@@ -90,15 +90,15 @@ class JobBuilder:
         words = self._method_keys(chosen["method"]) | chosen
         typed = [key if key.startswith("~") else f"{key}={value}" for key, value in words.items()]
         composed = compose(self.file, typed)
-        validate(composed)
+        validate_and_convert(composed)
         return composed
 
     def _method_keys(self, name: str) -> Choices:
         """A model the method fits, and what its file leaves to the user."""
         kind = "llama" if "llama" in kinds(name) else "gpt2"
-        required = {f"method.{k}": str(v) for k, v in promises(name).get("given", {}).items()}
+        required = {f"method.{k}": str(v) for k, v in capabilities(name).get("given", {}).items()}
         model = {"model.path": str(self.model(kind)), "model.quantization": storages(name)[0]}
-        if not promised(name, "packable"):
+        if not capability(name, "packable"):
             model["data.packing"] = "none"
         return model | required
 

@@ -21,17 +21,17 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
+from ftcli.core.batch_layout import BatchLayout
 from ftcli.core.errors import UserError
-from ftcli.core.row_format import RowFormat
 from ftcli.data.loader import Loader
 from ftcli.methods.left_out import LeftOutWeights, list_left_out
 from ftcli.methods.peft import Peft
-from ftcli.models.causal_lm import CausalLM
+from ftcli.models.causal_lm import CausalLMSource
 from ftcli.models.decoding import pad_left
 from ftcli.models.decoding_check import Decoding, find_decoding
 from ftcli.models.experts import find_expert_weights
 from ftcli.objectives.causal_lm import NextTokenPrediction
-from ftcli.trainer.loop import require_gradient
+from ftcli.trainer.context import check_requires_grad
 
 from . import zoo
 
@@ -58,7 +58,7 @@ class Result:
     kind: str
     reason: str = ""  # why it was not built
     steps: dict[str, str] = field(default_factory=dict)  # step -> right, refused: .., wrong: .., ..
-    auto: RowFormat | None = None  # what data.packing=auto becomes
+    auto: BatchLayout | None = None  # what data.packing=auto becomes
     decoding: Decoding | None = None  # how answers are batched
     left_out: list[LeftOutWeights] = field(default_factory=list)
     limit: float = LIMIT  # nats a token
@@ -136,48 +136,48 @@ class Library:
         return bool((one - two).abs().max() > 1e-4)
 
 
-def _load(path: Path, packing: str) -> tuple[Any, RowFormat]:
+def _load(path: Path, packing: str) -> tuple[Any, BatchLayout]:
     """The model as a run loads it, and how it is to be given its rows."""
-    source = CausalLM(path=str(path))
+    source = CausalLMSource(path=str(path))
     model = source.load("cpu")
-    return model, source.measure_row_format(model, packing, MAX_LENGTH, NextTokenPrediction())
+    return model, source.select_batch_layout(model, packing, MAX_LENGTH, NextTokenPrediction())
 
 
 def _mode(path: Path, library: Library, mode: str, result: Result) -> float:
     packing, lengths, batch_size = MODES[mode]
     documents = zoo.documents(lengths)
-    model, row_format = _load(path, packing)
+    model, batch_layout = _load(path, packing)
     if packing == "auto":
-        result.auto = row_format
-    return _largest(losses(model, documents, batch_size, row_format), library.losses(documents))
+        result.auto = batch_layout
+    return _largest(losses(model, documents, batch_size, batch_layout), library.losses(documents))
 
 
 @torch.no_grad()
 def losses(
-    model: nn.Module, documents: list[list[int]], batch_size: int, row_format: RowFormat
+    model: nn.Module, documents: list[list[int]], batch_size: int, batch_layout: BatchLayout
 ) -> list[float]:
     """The mean loss of each document by the product's batches and objective."""
     lengths = [len(d) for d in documents]
     learned = [np.arange(n) > 0 for n in lengths]  # nothing predicts the first token
     tokens: Any = SimpleNamespace(
         ids=np.concatenate([np.asarray(d, dtype=np.int32) for d in documents]),
-        learned=np.concatenate(learned),
+        loss_mask=np.concatenate(learned),
         offsets=np.cumsum([0, *lengths]),
         lengths=np.asarray(lengths),
     )
     loader = Loader(
         tokens,
         batch_size,
-        row_format.packing,
+        batch_layout.packing,
         MAX_LENGTH,
         shuffle=False,
-        reading=row_format.reading,
+        document_isolation=batch_layout.document_isolation,
     )
     found: dict[int, float] = {}
     for batch in loader:
         result = NextTokenPrediction(chunk_size=16)(model, batch)
-        for number, row in enumerate(batch["rows"]):
-            found[row] = result.values[result.sequence == number].mean().item()
+        for number, row in enumerate(batch["indices"]):
+            found[row] = result.values[result.sequence_index == number].mean().item()
     return [found[row] for row in range(len(documents))]
 
 
@@ -239,12 +239,12 @@ def _adapters(path: Path, library: Library, folder: Path, result: Result) -> Non
     kept: dict[str, Any] = {}
 
     def add() -> float:
-        model, row_format = _load(path, "none")
+        model, batch_layout = _load(path, "none")
         kept["model"] = method.prepare(model).eval()
         result.experts = len(find_expert_weights(model))
         result.left_out = list_left_out(kept["model"], method.left_out)
-        _move(kept["model"], documents[2], row_format)
-        kept["losses"] = losses(kept["model"], documents, 1, row_format)
+        _move(kept["model"], documents[2], batch_layout)
+        kept["losses"] = losses(kept["model"], documents, 1, batch_layout)
         moved = _largest(kept["losses"], library.losses(documents))
         assert moved > 1e-3, "the adapter changes nothing"
         return 0.0
@@ -267,7 +267,7 @@ def _adapters(path: Path, library: Library, folder: Path, result: Result) -> Non
         result.steps["merge"] = outcome(merge, result)
 
 
-def _move(model: Any, ids: list[int], row_format: RowFormat) -> None:
+def _move(model: Any, ids: list[int], batch_layout: BatchLayout) -> None:
     """Give every trained tensor other values, but those of parts that a text does not reach."""
     generator = torch.Generator().manual_seed(1)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -276,8 +276,10 @@ def _move(model: Any, ids: list[int], row_format: RowFormat) -> None:
     row = torch.tensor([ids])
     batch = {"input_ids": row, "labels": row, "attention_mask": torch.ones_like(row)}
     batch["position_ids"] = torch.arange(len(ids))[None]
-    loss = NextTokenPrediction()(model, batch | {"reading": row_format.reading}).values.mean()
-    require_gradient(loss)
+    loss = NextTokenPrediction()(
+        model, batch | {"document_isolation": batch_layout.document_isolation}
+    ).values.mean()
+    check_requires_grad(loss)
     loss.backward()
     unused = [name for name, p in trained.items() if p.grad is None]
     assert len(unused) < len(trained), "no adapter is used"

@@ -40,7 +40,7 @@ def page(results: Sequence[Result]) -> str:
         f"known fault, {len(results) - len(built)} not built.",
         "",
         "- **packing=auto**: what the default becomes. `library`: with the attention of transformers.",
-        "  `alone`: each row of a batch by itself.",
+        "  `one_row_per_forward`: each row of a batch in its own forward pass.",
         "- **generation**: how prompts are batched. `padded`: on the left; `equal`: prompts of one length",
         "  together; `single`: one at a time.",
         "- **experts**: stacked experts and whether LoRA on all linear layers reaches them; in brackets",
@@ -79,7 +79,9 @@ def _auto(result: Result) -> str:
         return "-"
     words = [result.auto.packing]
     words += ["library"] if result.auto.attention == "library" else []
-    words += [result.auto.reading] if result.auto.reading != "plain" else []
+    words += (
+        [result.auto.document_isolation] if result.auto.document_isolation != "attention" else []
+    )
     return ", ".join(words)
 
 

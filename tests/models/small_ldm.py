@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from ftcli.models.ldm import Ldm
+from ftcli.models.ldm import LdmSource
 from ftcli.models.parts import LatentDiffusion, Patches
 
 
-def source(**options) -> Ldm:
+def source(**options) -> LdmSource:
     """The shipped shape with new weights."""
     defaults = {"path": "asset:ldm_emoji", "tokenizer": "asset:llama_mini", "weights": "random"}
-    return Ldm(**(defaults | options))
+    return LdmSource(**(defaults | options))
 
 
 def small(trains=("denoiser",), seed: int = 0, predicts: str = "epsilon") -> LatentDiffusion:
@@ -46,5 +46,5 @@ def batch(rows=(0, 1), size: int = 8) -> dict:
     chosen = list(rows)
     return {
         "inputs": {"pixels": pixels[chosen], "input_ids": ids[chosen]},
-        "empty": torch.zeros(6, dtype=torch.int64), "rows": chosen, "count": len(chosen),
+        "empty": torch.zeros(6, dtype=torch.int64), "indices": chosen, "num_supervised": len(chosen),
     }  # fmt: skip

@@ -155,12 +155,12 @@ def test_what_only_the_mask_restricts_is_kept_within_each_document(name, documen
     for parameter_name, weight in model.named_parameters():
         weight.normal_(std=1.0 if "sinks" in parameter_name else 0.2)
     alone = torch.cat([model(input_ids=d).logits for d in documents], dim=1)
-    attention.adopt(model)
+    attention.install_document_attention(model)
     packed = model(**pack(documents)).logits[:, : sum(LENGTHS)]
     assert (packed - alone).abs().max() < 1e-4 * alone.abs().max()
     for single in documents:
-        attention.use(model, "library")
+        attention.set_attention(model, "library")
         expected = model(input_ids=single).logits
-        attention.use(model, "documents")
+        attention.set_attention(model, "documents")
         gap = model(input_ids=single).logits - expected
         assert gap.abs().max() < 1e-4 * expected.abs().max()

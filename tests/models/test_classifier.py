@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.errors import UserError
 from ftcli.deltas.merge import merge_run
 from ftcli.jobs.train import resume, train
 from ftcli.methods.full import Full
 from ftcli.methods.peft import Peft
-from ftcli.models.classifier import Classifier
+from ftcli.models.classifier import ClassifierSource
 from ftcli.models.heads import get_new_modules
 from ftcli.run.build import open_run
 
@@ -24,8 +24,8 @@ SMALL = {"num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 16}
 HEAD = ["classifier.bias", "classifier.weight"]
 
 
-def source(path, **options) -> Classifier:
-    return Classifier(str(path), **options)
+def source(path, **options) -> ClassifierSource:
+    return ClassifierSource(str(path), **options)
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +104,10 @@ def test_a_state_goes_into_another_model_with_its_head(saved):
         torch.manual_seed(seed)
         how = Peft(r=2)
         models.append(how.prepare(source(saved, labels=3).load()))
-    tensors = {name: tensor.clone() for name, tensor in how.state(models[0]).items()}
+    tensors = {name: tensor.clone() for name, tensor in how.get_trained_tensors(models[0]).items()}
     assert sum("classifier" in name for name in tensors) == 2
-    how.load_state(models[1], tensors)
-    assert all(torch.equal(t, how.state(models[1])[n]) for n, t in tensors.items())
+    how.load_trained_tensors(models[1], tensors)
+    assert all(torch.equal(t, how.get_trained_tensors(models[1])[n]) for n, t in tensors.items())
     pixels = {"pixel_values": torch.randn(2, 3, 32, 32)}
     assert torch.equal(*(m.eval()(**pixels).logits for m in models))
 
@@ -124,7 +124,7 @@ JOB = [
 def run(saved, tmp_path_factory) -> Path:
     places = [f"model.path={saved}", f"run.dir={tmp_path_factory.mktemp('runs')}"]
     composed = compose("bases/vit_fashion", [*JOB, *places])
-    validate(composed)
+    validate_and_convert(composed)
     return Path(train(composed)["run"])
 
 

@@ -9,9 +9,9 @@ import torch
 
 from ftcli.core.errors import UserError
 from ftcli.models import attention
+from ftcli.models.batch_layout_check import select_batch_layout
 from ftcli.models.decoding import generate_answers
 from ftcli.models.decoding_check import Decoding, find_decoding
-from ftcli.models.row_format_check import measure_row_format
 from ftcli.objectives.causal_lm import NextTokenPrediction
 
 from ..models import zoo
@@ -37,8 +37,8 @@ class Numbers:
 
 def model_of(kind):
     model = zoo.build(kind)
-    attention.adopt(model)
-    measure_row_format(model, "auto", 512, NextTokenPrediction())
+    attention.install_document_attention(model)
+    select_batch_layout(model, "auto", 512, NextTokenPrediction())
     return model
 
 

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from ftcli.config import build, compose
 from ftcli.core.errors import UserError
 from ftcli.models import gguf_conversion, gguf_source
-from ftcli.models.causal_lm import CausalLM
+from ftcli.models.causal_lm import CausalLMSource
 from ftcli.models.gguf_header import read_config
 from ftcli.models.gguf_rope import compute_llama3_divisors
 from tests.models.gguf_files import MINI, write_llama_mini
@@ -34,16 +34,16 @@ def folder(tmp_path_factory):
 
 
 def test_plain_weights_are_those_that_were_written(folder):
-    ours = CausalLM(str(folder / "mini.F32.gguf")).load("cpu").state_dict()
-    for name, tensor in CausalLM("asset:llama_mini").load("cpu").state_dict().items():
+    ours = CausalLMSource(str(folder / "mini.F32.gguf")).load("cpu").state_dict()
+    for name, tensor in CausalLMSource("asset:llama_mini").load("cpu").state_dict().items():
         assert torch.equal(ours[name], tensor), name
 
 
 @pytest.mark.parametrize(("kind", "error"), [("Q8_0", 0.01), ("Q4_1", 0.09)])
 def test_quantised_weights_are_near_them_and_stored_as_bfloat16(folder, kind, error):
-    source = CausalLM(str(folder), gguf_file=f"mini.{kind}.gguf", dtype="auto")
+    source = CausalLMSource(str(folder), gguf_file=f"mini.{kind}.gguf", dtype="auto")
     model = source.load("cpu")
-    ours, plain = model.state_dict(), CausalLM("asset:llama_mini").load("cpu").state_dict()
+    ours, plain = model.state_dict(), CausalLMSource("asset:llama_mini").load("cpu").state_dict()
     weight = "model.layers.3.self_attn.k_proj.weight"  # its rows are ordered otherwise in the file
     relative = (ours[weight].float() - plain[weight]).norm() / plain[weight].norm()
     assert model.dtype == torch.bfloat16 and 0.001 < relative < error
@@ -51,7 +51,7 @@ def test_quantised_weights_are_near_them_and_stored_as_bfloat16(folder, kind, er
 
 
 def test_text_is_split_as_by_the_tokenizer_that_was_written(folder):
-    source = CausalLM(str(folder / "mini.F32.gguf"))
+    source = CausalLMSource(str(folder / "mini.F32.gguf"))
     written = AutoTokenizer.from_pretrained(MINI)
     before = source.load_tokenizer()
     source.load("cpu")  # now the tokenizer of the converted folder is read
@@ -67,7 +67,7 @@ def test_text_is_split_as_by_the_tokenizer_that_was_written(folder):
 @pytest.mark.parametrize(("splitting", "whole"), [("llama-bpe", True), ("qwen2", False)])
 def test_words_of_llama_3_that_are_tokens_stay_whole_without_merges(tmp_path, splitting, whole):
     file = write_llama_mini(tmp_path / "a.gguf", "Q8_0", splitting=splitting, num_merges=300)
-    source = CausalLM(str(file))
+    source = CausalLMSource(str(file))
     before = source.load_tokenizer()
     source.load("cpu")
     for tokenizer in (before, source.load_tokenizer()):
@@ -75,12 +75,12 @@ def test_words_of_llama_3_that_are_tokens_stay_whole_without_merges(tmp_path, sp
 
 
 def test_every_end_of_an_answer_is_kept(folder):
-    model = CausalLM(str(folder / "mini.F32.gguf")).load("cpu")
+    model = CausalLMSource(str(folder / "mini.F32.gguf")).load("cpu")
     assert model.generation_config.eos_token_id == [2, 4]
 
 
 def test_a_file_is_converted_once_and_again_where_the_folder_is_damaged(folder, monkeypatch):
-    source, written = CausalLM(str(folder / "mini.Q8_0.gguf")), []
+    source, written = CausalLMSource(str(folder / "mini.Q8_0.gguf")), []
     plain = gguf_conversion._write
     monkeypatch.setattr(gguf_conversion, "_write", lambda *a: (written.append(a), plain(*a)))
     place = source.gguf.convert()
@@ -96,7 +96,7 @@ def test_a_file_is_converted_once_and_again_where_the_folder_is_damaged(folder, 
 
 
 def test_the_record_names_the_file_and_what_was_made_of_it(folder):
-    place = CausalLM(str(folder / "mini.Q4_1.gguf")).gguf.convert()
+    place = CausalLMSource(str(folder / "mini.Q4_1.gguf")).gguf.convert()
     record = json.loads((place / gguf_conversion.RECORD).read_text())
     assert record["gguf"]["name"] == "mini.Q4_1.gguf" and "model.safetensors" in record["files"]
     assert record["description"].endswith("; dequantised to bfloat16")
@@ -108,7 +108,7 @@ def test_frequencies_of_llama_3_become_its_rotary_scaling(tmp_path):
     file = write_llama_mini(tmp_path / "a.gguf", "F32", divisors=divisors)
     rope = read_config(file).rope_parameters
     assert rope["rope_type"] == "llama3" and rope["factor"] == 8.0
-    model = CausalLM(str(file)).load("cpu")
+    model = CausalLMSource(str(file)).load("cpu")
     plain = 10000.0 ** (-torch.arange(16) / 16)
     assert torch.allclose(model.model.rotary_emb.inv_freq, plain / torch.tensor(divisors))
 
@@ -116,21 +116,23 @@ def test_frequencies_of_llama_3_become_its_rotary_scaling(tmp_path):
 def test_other_frequencies_are_refused(tmp_path):
     file = write_llama_mini(tmp_path / "a.gguf", "F32", divisors=[1.0] * 8 + [3.0] * 8)
     with pytest.raises(UserError, match="scales its rotary frequencies"):
-        CausalLM(str(file)).hf_config()
+        CausalLMSource(str(file)).hf_config()
 
 
 def test_an_unknown_way_of_splitting_text_is_refused_unless_a_tokenizer_is_named(tmp_path):
     file = write_llama_mini(tmp_path / "a.gguf", "F32", splitting="glm4")
     with pytest.raises(UserError, match="splits text as 'glm4'") as caught:
-        CausalLM(str(file)).load_tokenizer()
+        CausalLMSource(str(file)).load_tokenizer()
     assert "model.tokenizer" in caught.value.fix
-    assert CausalLM(str(file), tokenizer="asset:llama_mini").load_tokenizer().vocab_size == 4096
+    assert (
+        CausalLMSource(str(file), tokenizer="asset:llama_mini").load_tokenizer().vocab_size == 4096
+    )
 
 
 def test_what_cannot_be_read_is_refused(tmp_path, folder):
     def refusal(path, **settings):
         with pytest.raises(UserError) as caught:
-            CausalLM(str(path), **settings).load("cpu")
+            CausalLMSource(str(path), **settings).load("cpu")
         return str(caught.value)
 
     unknown = write_llama_mini(tmp_path / "a.gguf", "F32", architecture="plamo")
@@ -151,7 +153,7 @@ def test_without_the_package_gguf(folder, monkeypatch):
     copy.write_bytes((folder / "mini.Q4_1.gguf").read_bytes())
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(UserError, match="without the package 'gguf'"):
-        CausalLM(str(copy)).gguf.describe()
+        CausalLMSource(str(copy)).gguf.describe()
 
 
 def test_a_missing_package_gives_one_message_and_plans_stand_on_the_shipped_architecture(

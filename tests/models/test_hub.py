@@ -4,7 +4,7 @@ import pytest
 
 from ftcli.core.errors import UserError
 from ftcli.models import hub
-from ftcli.models.causal_lm import CausalLM
+from ftcli.models.causal_lm import CausalLMSource
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_what_is_no_model_at_all(path, words):
 
 def test_a_folder_without_a_model_says_what_it_lacks(tmp_path):
     with pytest.raises(UserError, match="cannot be loaded"):
-        CausalLM(str(tmp_path)).load("cpu")
+        CausalLMSource(str(tmp_path)).load("cpu")
 
 
 def test_the_cache_is_used_without_asking(tmp_path):

@@ -8,14 +8,14 @@ import torch
 from ftcli.core.errors import UserError
 from ftcli.methods.full import Full
 from ftcli.methods.peft import Peft
-from ftcli.models.ldm import Ldm
+from ftcli.models.ldm import LdmSource
 from ftcli.models.parts import LatentDiffusion, Patches, unwrap_parts
 
 from .small_ldm import batch, small, source
 
 
 def test_stable_diffusion_is_counted_without_its_weights():
-    model = Ldm("owner/away", architecture="sd1_5").build_meta_model()
+    model = LdmSource("owner/away", architecture="sd1_5").build_meta_model()
     assert sum(p.numel() for p in model.parameters()) == 859_520_964  # as published: 860M
     assert {p.device.type for p in model.parameters()} == {"meta"}
     others = [model.part("text_encoder"), model.part("autoencoder")]
@@ -63,7 +63,7 @@ def test_a_saved_folder_is_the_same_model(tmp_path):
     tokenizer = source().load_tokenizer()
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    again = Ldm(str(tmp_path))
+    again = LdmSource(str(tmp_path))
     loaded, ids = again.load(), again.load_tokenizer()(["cat"])["input_ids"]
     x, t = torch.randn(1, 12, 16, 16), torch.tensor([500])
     ids = torch.tensor(ids)
@@ -90,8 +90,8 @@ def test_patches_are_undone_exactly():
 
 def test_what_is_missing_is_said(tmp_path):
     with pytest.raises(UserError, match="no unet/config.json"):
-        Ldm(str(tmp_path), weights="random").load()
+        LdmSource(str(tmp_path), weights="random").load()
     with pytest.raises(UserError, match="no part of a diffusion model"):
-        Ldm("x/y", trains=["decoder"])  # type: ignore[list-item]
+        LdmSource("x/y", trains=["decoder"])  # type: ignore[list-item]
     with pytest.raises(UserError, match="no architecture stands in"):
-        Ldm("owner/away").build_meta_model()
+        LdmSource("owner/away").build_meta_model()

@@ -10,8 +10,8 @@ from bitsandbytes.nn import Linear4bit
 from ftcli.core.errors import UserError
 from ftcli.methods.peft import Peft
 from ftcli.models.bits import measure_model_bits
-from ftcli.models.causal_lm import CausalLM
-from ftcli.models.quantization import build_bitsandbytes_config, keep_trainable_on_cpu
+from ftcli.models.causal_lm import CausalLMSource
+from ftcli.models.quantization import build_bitsandbytes_config, disable_cpu_inference_path
 
 #: arXiv 2305.14314, appendix E.
 NF4 = (
@@ -55,9 +55,9 @@ def test_relative_error_on_normal_weights(double_quant):
 
 def test_bits_of_the_shipped_model_under_qlora():
     """4.127 bits and the tables of constant size, which count in layers this small."""
-    assert measure_model_bits(CausalLM("asset:llama_mini", quantization="nf4").load("cpu")) == (
-        pytest.approx(4.127, abs=0.1)
-    )
+    assert measure_model_bits(
+        CausalLMSource("asset:llama_mini", quantization="nf4").load("cpu")
+    ) == (pytest.approx(4.127, abs=0.1))
 
 
 def test_no_quantisation_asks_for_none():
@@ -67,7 +67,7 @@ def test_no_quantisation_asks_for_none():
 
 def adapted(guarded: bool = True):
     """Llama in nf4 with LoRA, dropout-free, B set off zero so that every factor has a gradient."""
-    model = CausalLM("asset:llama_mini", quantization="nf4").load("cpu")
+    model = CausalLMSource("asset:llama_mini", quantization="nf4").load("cpu")
     if not guarded:
         for module in model.modules():
             if isinstance(module, Linear4bit):
@@ -117,7 +117,7 @@ def test_the_guard_reaches_every_four_bit_layer():
     layers = torch.nn.Sequential(Linear4bit(64, 64), torch.nn.Sequential(Linear4bit(64, 64)))
     for layer in layers.modules():
         layer.support_avx512bf16_for_cpu = True
-    keep_trainable_on_cpu(layers)
+    disable_cpu_inference_path(layers)
     assert not layers[0].support_avx512bf16_for_cpu
     assert not layers[1][0].support_avx512bf16_for_cpu
 
@@ -149,7 +149,7 @@ def test_training_leaves_every_byte_of_the_base_as_it_was():
 
 
 def test_step_zero_is_the_quantised_base():
-    base = CausalLM("asset:llama_mini", quantization="nf4").load("cpu")
+    base = CausalLMSource("asset:llama_mini", quantization="nf4").load("cpu")
     with torch.no_grad():
         expected = base(input_ids=IDS).logits
         adapted_ = Peft(r=4).prepare(base).eval()
@@ -216,14 +216,16 @@ def _stored(folder, method, values):
 def test_stored_weights_are_not_quantised_once_more(tmp_path):
     folder = _stored(tmp_path / "model", "gptq", STORED["gptq"][0])
     with pytest.raises(UserError, match="cannot be quantised once more"):
-        CausalLM(str(folder), quantization="nf4").load("cpu")
+        CausalLMSource(str(folder), quantization="nf4").load("cpu")
 
 
 def test_full_tuning_of_stored_weights_is_told_something_true(work, capsys, tmp_path):
     from ftcli.cli.app import run
 
-    CausalLM("asset:llama_mini", quantization="nf4").load("cpu").save_pretrained(tmp_path / "four")
-    CausalLM("asset:llama_mini").load_tokenizer().save_pretrained(tmp_path / "four")
+    CausalLMSource("asset:llama_mini", quantization="nf4").load("cpu").save_pretrained(
+        tmp_path / "four"
+    )
+    CausalLMSource("asset:llama_mini").load_tokenizer().save_pretrained(tmp_path / "four")
     job = ["qlora_mini", f"model.path={tmp_path / 'four'}", "method=full",
            "model.quantization=none", "data.limit=32", "~eval"]  # fmt: skip
     for verb in ("check", "train"):

@@ -71,7 +71,7 @@ def test_the_row_holds_each_prompt_once():
     answers = sum(map(sum, ANSWERS))
     assert shared["input_ids"].shape[1] == sum(PROMPTS) + answers
     assert packed["input_ids"].shape[1] == 3 * sum(PROMPTS) + answers
-    assert shared["count"] == packed["count"] == answers
+    assert shared["num_supervised"] == packed["num_supervised"] == answers
 
 
 def test_prompts_of_like_length_are_attended_together():

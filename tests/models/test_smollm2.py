@@ -83,5 +83,5 @@ def test_it_answers(source):
 def test_rows_are_packed_and_prompts_padded_in_half_precision(source):
     """Losses move by 0.1 nats between two right kernels, and by more than 2 with mixed documents."""
     model = source.load("cpu")
-    assert source.measure_row_format(model, "auto", 512, NextTokenPrediction()).packing == "flat"
+    assert source.select_batch_layout(model, "auto", 512, NextTokenPrediction()).packing == "flat"
     assert find_decoding(model).batch == "padded"

@@ -42,8 +42,8 @@ def batch_of(lengths: list[tuple[int, int]], seed: int = 0) -> dict[str, Any]:
         "position_ids": place.expand(len(sizes), -1),
         "attention_mask": (place < ends).long(),
         "pairs": len(lengths),
-        "rows": list(range(len(sizes))),
-        "count": sum(sizes),
+        "indices": list(range(len(sizes))),
+        "num_supervised": sum(sizes),
     }
 
 

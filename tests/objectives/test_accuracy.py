@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.errors import UserError
 from ftcli.data.tokens import IGNORED
 from ftcli.evaluation.metrics.f1 import f1
@@ -30,7 +30,7 @@ def tokens(tmp_path_factory):
 
 def make(tokens, *overrides):
     composed = compose("qlora_mini", [*BASE, f"data.cache_dir={tokens}", *overrides])
-    validate(composed)
+    validate_and_convert(composed)
     run = build_run(composed.config)
     run.load_model()
     run.objective.setup(run)

@@ -15,9 +15,9 @@ from ftcli.objectives.label_words import LabelWords
 
 @pytest.mark.parametrize("objective", [NextTokenPrediction, DPO, Generated, LabelWords, Accuracy])
 def test_rows_of_text_are_measured_by_next_token_prediction(objective):
-    assert objective().row_format_objective() == NextTokenPrediction()
+    assert objective().layout_check_objective() == NextTokenPrediction()
 
 
 @pytest.mark.parametrize("objective", [Classification, Diffusion])
 def test_other_rows_are_not_measured(objective):
-    assert objective().row_format_objective() is None
+    assert objective().layout_check_objective() is None

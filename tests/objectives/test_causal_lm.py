@@ -57,7 +57,7 @@ def padded():
         ids[i, : len(row)], labels[i, : len(row)], mask[i, : len(row)] = row, label, 1
     return {
         "input_ids": ids, "labels": labels, "attention_mask": mask,
-        "position_ids": torch.arange(width).expand(3, -1), "count": int((labels != -100).sum()),
+        "position_ids": torch.arange(width).expand(3, -1), "num_supervised": int((labels != -100).sum()),
     }  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def packed():
         "labels": torch.cat([y for _, y in rows()])[None],
         "position_ids": torch.cat([torch.arange(n) for n in LENGTHS])[None],
         "lengths": torch.tensor(LENGTHS, dtype=torch.int32),
-        "count": padded()["count"],
+        "num_supervised": padded()["num_supervised"],
     }
 
 
@@ -108,7 +108,7 @@ def test_packed_losses_equal_unpacked_ones(name):
     together = NextTokenPrediction()(model, packed())
     apart = NextTokenPrediction()(model, padded())
     assert (together.values - apart.values).abs().max() < 1e-5
-    assert together.sequence.tolist() == apart.sequence.tolist()
+    assert together.sequence_index.tolist() == apart.sequence_index.tolist()
 
 
 def test_the_full_logits_never_exist():
@@ -117,20 +117,20 @@ def test_the_full_logits_never_exist():
     model.lm_head.register_forward_hook(lambda m, args, out: sizes.append(out.shape[:-1].numel()))
     NextTokenPrediction(chunk_size=4)(model, packed()).values.sum().backward()
     assert max(sizes) == 4
-    assert sum(sizes) == 2 * packed()["count"]  # once forward, once again in backward
+    assert sum(sizes) == 2 * packed()["num_supervised"]  # once forward, once again in backward
 
 
 def test_first_token_of_a_document_is_not_predicted_from_the_one_before():
     where, labels, sequence = find_supervised(packed())
     starts = {0, 7, 19}
     assert not {int(w) + 1 for w in where} & starts
-    assert len(labels) == packed()["count"] and sequence.unique().tolist() == [0, 1, 2]
+    assert len(labels) == packed()["num_supervised"] and sequence.unique().tolist() == [0, 1, 2]
 
 
 def test_reductions_have_their_closed_forms():
     model, batch = build("llama"), packed()
     losses = NextTokenPrediction()(model, batch)
-    v, s = losses.values, losses.sequence
+    v, s = losses.values, losses.sequence_index
 
     def loss(**options):
         objective = NextTokenPrediction(**options)

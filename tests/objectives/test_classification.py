@@ -27,7 +27,12 @@ class Answers(nn.Module):
         return SimpleNamespace(logits=logits * self.factor)
 
 
-BATCH = {"inputs": {"logits": LOGITS}, "labels": LABELS, "rows": [0, 1, 2, 3], "count": 4}
+BATCH = {
+    "inputs": {"logits": LOGITS},
+    "labels": LABELS,
+    "indices": [0, 1, 2, 3],
+    "num_supervised": 4,
+}
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.callback import State
 from ftcli.core.errors import UserError
 from ftcli.core.run import Run
@@ -33,7 +33,7 @@ LN2 = math.log(2)
 def build_small_run(*overrides: str, moved: bool = True) -> Run:
     """A run, set up, as if it had been trained."""
     composed = compose("qlora_mini", [*SMALL, *overrides])
-    validate(composed)
+    validate_and_convert(composed)
     run = build_run(composed.config)
     run.load_model()
     run.objective.setup(run)
@@ -123,13 +123,13 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path):
     folders = []
     for name in ("whole", "stopped"):
         composed = compose("qlora_mini", [*SMALL, *options, f"run.dir={tmp_path}/{name}"])
-        validate(composed)
+        validate_and_convert(composed)
         folders.append(train(composed)["run"])
     whole, stopped = folders
     record = Path(stopped) / "result.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"status": "stopped"}))
     resume(stopped, checkpoint="step-000002")
-    states = [open_run(folder).trained_state() for folder in (whole, stopped)]
+    states = [open_run(folder).get_trained_tensors() for folder in (whole, stopped)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
@@ -194,7 +194,7 @@ def test_what_means_nothing_is_refused(options, words):
 
 def test_rows_that_are_no_pairs_are_refused_with_what_to_do():
     with pytest.raises(UserError, match="data.pairs=true"):
-        validate(compose("qlora_mini", [*SMALL, "data.pairs=false"]))
+        validate_and_convert(compose("qlora_mini", [*SMALL, "data.pairs=false"]))
     with pytest.raises(UserError, match="rows have one"):
         DPO().sizes({"labels": torch.zeros(1, 4)})
 

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.callback import State
 from ftcli.core.errors import UserError
 from ftcli.core.run import Run
@@ -166,7 +166,7 @@ def build_small_run(tmp_path_factory):
 
     def make(*overrides: str) -> Run:
         composed = compose("qlora_mini", [*JOB, f"data.cache_dir={folder}", *overrides])
-        validate(composed)
+        validate_and_convert(composed)
         run = build_run(composed.config)
         run.load_model()
         run.objective.setup(run)
@@ -244,7 +244,7 @@ def test_a_run_lifts_its_reward_and_resumes_to_the_same_bits(tmp_path, monkeypat
         "trainer.keep_last=9",
     ]
     composed = compose("qlora_mini", [*JOB, *places, *steps, "+objective.num_iterations=2"])
-    validate(composed)
+    validate_and_convert(composed)
     result = train(composed)
     assert result["status"] == "finished"
     from ftcli.core.run_dir import RunDir

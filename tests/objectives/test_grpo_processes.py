@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.run_dir import RunDir
 from ftcli.jobs import stages
-from ftcli.jobs.launch import Ranks
+from ftcli.jobs.launch import LaunchTopology
 
 pytestmark = pytest.mark.slow
 JOB = """
@@ -39,8 +39,8 @@ def test_two_ranks_go_through_both_stages(tmp_path):
     file = tmp_path / "two.yaml"
     file.write_text(JOB)
     composed = compose(file, [f"run.dir={tmp_path}", f"data.cache_dir={tmp_path / 'tokens'}"])
-    validate(composed)
-    result = stages.start_stages(composed, Ranks(2))
+    validate_and_convert(composed)
+    result = stages.start_stages(composed, LaunchTopology(2))
     assert result["status"] == "finished" and result["step"] == 2 + 4
     first, second = (Path(result["run"]) / name for name in ("sft", "grpo"))
     rows = [row for row in RunDir(second).metrics() if "reward" in row]

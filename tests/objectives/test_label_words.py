@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.errors import UserError
 from ftcli.objectives.candidates import answer_positions, token_ids
 from ftcli.objectives.label_words import LabelWords
@@ -28,7 +28,7 @@ def run(request, tmp_path_factory):
     composed = compose(
         "qlora_mini", [*JOB, f"data.packing={request.param}", f"data.cache_dir={folder}"]
     )
-    validate(composed)
+    validate_and_convert(composed)
     small = build_run(composed.config)
     small.load_model()
     small.objective.setup(small)
@@ -61,7 +61,7 @@ def test_losses_are_cross_entropy_over_the_words_where_the_answer_begins(run, ba
             logits = run.model(input_ids=ids).logits[0, -1, [great, terrible]].float()
         right = torch.tensor(0 if example["completion"] == GREAT else 1)
         assert value.item() == pytest.approx(cross_entropy(logits, right).item(), abs=1e-4)
-    assert losses.sequence.tolist() == list(range(6))
+    assert losses.sequence_index.tolist() == list(range(6))
     assert run.objective.sizes(batch) == (6, 6)
     assert losses.hidden.shape == (6, 256) and losses.head(losses.hidden).shape == (6, 4096)
 

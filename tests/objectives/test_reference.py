@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.errors import UserError
 from ftcli.core.hooks import Probes
 from ftcli.core.run import Run
@@ -20,7 +20,7 @@ SMALL = (
 
 def build_small_run(*overrides: str) -> Run:
     composed = compose("qlora_mini", [*SMALL, *overrides])
-    validate(composed)
+    validate_and_convert(composed)
     run = build_run(composed.config)
     run.load_model()
     generator = torch.Generator().manual_seed(5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.callback import State
 from ftcli.core.run import Run
 from ftcli.models.decoding import evaluation_mode, find_stop_ids
@@ -28,7 +28,7 @@ JOB = (
 def run(tmp_path_factory) -> Run:
     """A model whose adapter is not the identity, in training mode, with dropout asked for."""
     composed = compose("qlora_mini", [*JOB, f"data.cache_dir={tmp_path_factory.mktemp('t')}"])
-    validate(composed)
+    validate_and_convert(composed)
     run = build_run(composed.config)
     run.load_model()
     run.objective.setup(run)
@@ -87,7 +87,7 @@ def padded(batch: dict) -> dict:
         for some, fill in zip(documents, (0, -100), strict=True)
     )
     there = torch.arange(ids.shape[1]) < batch["lengths"][:, None]
-    rest = {"rows": batch["rows"], "attention_mask": there.long()}
+    rest = {"indices": batch["indices"], "attention_mask": there.long()}
     return {"input_ids": ids, "labels": labels, **rest}
 
 
@@ -136,7 +136,7 @@ def test_cut_answers_are_left_out_of_the_tokens_and_stay_among_the_answers():
     batch = build_micro_batch(prompt, answers, "padded", keep_truncated=False)
     assert batch["targets"].tolist() == [5, 2, 6, 2] and batch["owner"].tolist() == [0, 0, 2, 2]
     assert batch["where"].tolist() == [2, 3, 14, 15]  # rows of 6; predicted one position before
-    assert (batch["answers"], batch["group"], batch["count"]) == (3, 3, 4)
+    assert (batch["answers"], batch["group"], batch["num_supervised"]) == (3, 3, 4)
     assert batch["attention_mask"].sum(1).tolist() == [5, 6, 5]
     whole = build_micro_batch(prompt, answers, "padded")
     assert whole["targets"].tolist() == [5, 2, 5, 6, 5, 6, 2]

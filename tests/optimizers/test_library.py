@@ -73,9 +73,9 @@ def same(a, b) -> bool:
 def test_steps_after_a_save_and_load_are_bit_identical(name):
     whole = start(name)
     advance(whole, 0, 3)
-    whole.wrapper.eval_mode()  # what the loop does around saving weights
+    whole.wrapper.swap_in_eval_weights()  # what the loop does around saving weights
     weights = values(whole)
-    whole.wrapper.train_mode()
+    whole.wrapper.restore_training_weights()
     saved = through_disk((whole.optimizer.state_dict(), whole.wrapper.state_dict()))
     advance(whole, 3, 6)
     resumed = start(name)
@@ -95,9 +95,9 @@ def test_looking_at_the_weights_changes_nothing(name):
     for run, times in ((looked, 2), (quiet, 0)):
         advance(run, 0, 3)
         for _ in range(times):
-            run.wrapper.eval_mode()
-            run.wrapper.eval_mode()
-            run.wrapper.train_mode()
+            run.wrapper.swap_in_eval_weights()
+            run.wrapper.swap_in_eval_weights()
+            run.wrapper.restore_training_weights()
         advance(run, 3, 5)
     assert same(values(looked), values(quiet))
 
@@ -106,10 +106,10 @@ def test_schedule_free_judges_other_weights_than_it_trains():
     run = start("schedulefree")
     advance(run, 0, 3)
     training = values(run)
-    run.wrapper.eval_mode()
+    run.wrapper.swap_in_eval_weights()
     assert not same(values(run), training)
     assert same(run.wrapper.state_dict()["training"], training)
-    run.wrapper.train_mode()
+    run.wrapper.restore_training_weights()
     assert same(values(run), training)
 
 

@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.errors import UserError
 from ftcli.jobs.train import train
 from ftcli.optimizers import mezo as module
@@ -283,7 +283,7 @@ def run_folder(tmp_path_factory):
     composed = compose(
         "qlora_mini", [*TINY, f"run.dir={root / 'runs'}", f"data.cache_dir={root / 'tokens'}"]
     )
-    validate(composed)
+    validate_and_convert(composed)
     return SimpleNamespace(result=train(composed), root=root)
 
 
@@ -300,13 +300,17 @@ def test_a_run_is_replayed_from_its_log_alone(run_folder):
     trained, replayed = open_run(folder), replay_run(folder)
     fresh = build_run(trained.config)
     fresh.load_model()
-    pairs = zip(trained.trained_state().items(), replayed.trained_state().values(), strict=True)
+    pairs = zip(
+        trained.get_trained_tensors().items(), replayed.get_trained_tensors().values(), strict=True
+    )
     for (name, a), b in pairs:
         assert torch.equal(a, b), name
     assert any(
         not torch.equal(a, b)
         for a, b in zip(
-            trained.trained_state().values(), fresh.trained_state().values(), strict=True
+            trained.get_trained_tensors().values(),
+            fresh.get_trained_tensors().values(),
+            strict=True,
         )
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.run import Run
 from ftcli.run.build import build_run
 from ftcli.trainer.loss import StepLoss
@@ -21,7 +21,7 @@ SGD = ("optimizer.optimizer_class=torch.optim.SGD", "optimizer.lr=0.1", "trainer
 
 def build(*overrides: str) -> Run:
     composed = compose("qlora_mini", [*SMALL, *overrides])
-    validate(composed)
+    validate_and_convert(composed)
     run = build_run(composed.config)
     run.load_model()
     return run
@@ -36,11 +36,11 @@ def fitted(*overrides: str) -> Run:
 def start(*overrides: str):
     """A run ready for its first step, and the batches of that step."""
     run = build(*overrides)
-    loop = run.trainer.build_loop(run)
-    loop.run_callbacks("before_step")
+    context = run.trainer.prepare_training(run)
+    context.run_callbacks("before_step")
     width = run.trainer.gradient_accumulation_steps
     return run, [
-        run.build_loader().batch(rows) for rows in run.build_loader().list_batch_rows(0)[:width]
+        run.build_loader().batch(rows) for rows in run.build_loader().list_batch_indices(0)[:width]
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.planning.machine import Machine
 from ftcli.planning.meta_run import MetaRun
 from ftcli.planning.plan import Plan
@@ -13,7 +13,7 @@ PLAIN = ("model.quantization=none", "method=lora")
 def build_job(*overrides: str, job: str = "qlora_mini") -> MetaRun:
     """Compose and validate a job."""
     composed = compose(job, overrides)
-    validate(composed)
+    validate_and_convert(composed)
     return MetaRun(composed)
 
 

@@ -9,8 +9,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from ftcli.methods.full import Full
 from ftcli.methods.peft import Peft
 from ftcli.models.anatomy import Anatomy
-from ftcli.models.causal_lm import CausalLM
-from ftcli.objectives.causal_lm import final_hidden
+from ftcli.models.causal_lm import CausalLMSource
+from ftcli.objectives.causal_lm import compute_hidden_and_head
 from ftcli.planning.activations import trace_activations
 from ftcli.planning.weights import find_quantised_weights
 
@@ -25,7 +25,7 @@ LENGTHS = ((2, 64), (4, 96))  # rows, tokens of each
 
 
 def prepared(method, device, quantization="none", dtype="float32", attention="auto"):
-    source = CausalLM("asset:llama_mini", quantization=quantization, dtype=dtype)
+    source = CausalLMSource("asset:llama_mini", quantization=quantization, dtype=dtype)
     source.attention = attention
     model = METHODS[method]().prepare(
         source.load("cpu") if device == "cpu" else source.build_meta_model()
@@ -55,7 +55,7 @@ def measured(model, batch, autocast=False):
 
     lower = torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext()
     with saved_tensors_hooks(keep, lambda tensor: tensor), lower:
-        hidden, _ = final_hidden(model, batch, torch.device("cpu"))
+        hidden, _ = compute_hidden_and_head(model, batch, torch.device("cpu"))
     assert hidden.requires_grad
     return sum(storage.nbytes() for storage in kept.values())
 

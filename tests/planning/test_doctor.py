@@ -49,7 +49,7 @@ def test_four_bit_layers_pass_gradients_here():
 
 @pytest.mark.skipif("avx512_bf16" not in doctor.cpu_flags(), reason="the CPU has no AVX512-BF16")
 def test_a_loader_without_its_guard_is_found_out(monkeypatch):
-    monkeypatch.setattr("ftcli.models.causal_lm.keep_trainable_on_cpu", lambda model: None)
+    monkeypatch.setattr("ftcli.models.causal_lm.disable_cpu_inference_path", lambda model: None)
     (finding,) = doctor.check_four_bit()
     assert finding.status == "warn"
 

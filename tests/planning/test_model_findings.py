@@ -6,24 +6,24 @@ import pytest
 from huggingface_hub.errors import GatedRepoError
 
 from ftcli.core.errors import UserError
-from ftcli.models.causal_lm import CausalLM
+from ftcli.models.causal_lm import CausalLMSource
 from ftcli.models.hub import resolve
 from ftcli.planning.model_findings import check_weights
 
 
 def test_a_shipped_model_is_here():
-    assert check_weights(CausalLM("asset:llama_mini")).status == "ok"
+    assert check_weights(CausalLMSource("asset:llama_mini")).status == "ok"
 
 
 def test_new_weights_need_no_files(monkeypatch):
     monkeypatch.setattr("ftcli.models.hub.ask_hub", lambda *_: pytest.fail("the hub was asked"))
-    finding = check_weights(CausalLM("owner/name", weights="random"))
+    finding = check_weights(CausalLMSource("owner/name", weights="random"))
     assert finding.status == "ok" and "new weights" in finding.text
 
 
 def test_a_folder_without_weights_fails(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    finding = check_weights(CausalLM(str(tmp_path)))
+    finding = check_weights(CausalLMSource(str(tmp_path)))
     assert finding.status == "fail" and "safetensors" in finding.text
 
 
@@ -35,7 +35,7 @@ def test_a_model_in_the_cache_is_here(tmp_path, monkeypatch):
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("abc")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert check_weights(CausalLM("owner/name")).status == "ok"
+    assert check_weights(CausalLMSource("owner/name")).status == "ok"
 
 
 @pytest.mark.parametrize(
@@ -50,4 +50,4 @@ def test_what_the_hub_says_of_a_model_that_is_not_here(tmp_path, monkeypatch, an
     refusals = {"gated": refused, "unreachable": OSError("no route")}
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("ftcli.models.hub.ask_hub", ask)
-    assert check_weights(CausalLM("owner/name")).status == status
+    assert check_weights(CausalLMSource("owner/name")).status == status

@@ -33,12 +33,12 @@ def test_steps_and_tokens_are_those_of_the_run(small, packing):
     planned = compute_schedule(job)
     run = build_run(job.composed.config)
     loader = run.build_loader()
-    batches = [loader.batch(rows) for rows in loader.list_batch_rows(0)]
+    batches = [loader.batch(rows) for rows in loader.list_batch_indices(0)]
     assert planned.batches == len(loader)
     assert planned.steps == run.trainer.count_steps(run)
     widest = max(model_inputs(b, torch.device("cpu"))["input_ids"].numel() for b in batches)
     assert planned.fullest == widest
-    assert planned.supervised == sum(b["count"] for b in batches)
+    assert planned.supervised == sum(b["num_supervised"] for b in batches)
     padding = sum(int((b["attention_mask"] == 0).sum()) for b in batches if "attention_mask" in b)
     assert planned.tokens == sum(b["input_ids"].numel() for b in batches) - padding
     assert planned.total_tokens == round(2.5 * planned.tokens)

@@ -35,7 +35,7 @@ class Watch(Callback):
         self.gradients = max(self.gradients, sum(g.numel() * g.element_size() for g in held))
 
     def after_step(self, state):
-        self.state = max(self.state, nbytes(state.run.optimizer.optimizer))
+        self.state = max(self.state, nbytes(state.run.optimizer_builder.optimizer))
 
 
 def planned(*overrides: str) -> Estimate:

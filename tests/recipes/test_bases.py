@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ftcli.config import compose, recipes_dir, validate
+from ftcli.config import compose, recipes_dir, validate_and_convert
 from ftcli.jobs.train import train
 from ftcli.run.build import build_run
 
@@ -31,7 +31,7 @@ def test_llama_mini_learns_from_a_folder_of_text(tmp_path):
         "trainer.batch_size=2", f"run.dir={tmp_path}/runs", "trainer.eval_every=null",
     ]  # fmt: skip
     composed = compose(job, options)
-    validate(composed)
+    validate_and_convert(composed)
     result = train(composed)
     before, after = result["metrics_before"]["eval.loss"], result["metrics"]["eval.loss"]
     assert abs(before - math.log(4096)) < 0.5, "new weights know nothing"
@@ -47,7 +47,7 @@ def test_new_weights_follow_the_seed():
     composed = compose(recipes_dir() / "bases" / "llama_mini.yaml", ["data.path=nowhere"])
     one, two = (build_run(composed.config).load_model().state_dict() for _ in range(2))
     assert all(torch.equal(one[name], two[name]) for name in one)
-    seeded = build_run(compose(composed.job, ["data.path=nowhere", "seed=1"]).config)
+    seeded = build_run(compose(composed.job_file, ["data.path=nowhere", "seed=1"]).config)
     other = seeded.load_model().state_dict()
     assert not torch.equal(one["model.norm.weight"], 0 * one["model.norm.weight"])
     assert not torch.equal(one["model.embed_tokens.weight"], other["model.embed_tokens.weight"])

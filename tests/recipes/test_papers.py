@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.config.overrides import join_overrides
 from ftcli.config.recipe import REAL, SMALL
 from ftcli.reproduce import tuning
@@ -19,13 +19,13 @@ CASES = [(name, v) for name, recipe in RECIPES.items() for v in recipe.variants(
 def test_a_variant_is_a_sound_job(name, variant):
     recipe = RECIPES[name]
     composed = compose(recipe.path, recipe.overrides(variant))
-    validate(composed)
+    validate_and_convert(composed)
     assert recipe.claims and composed.config["trainer"]["max_steps"] <= 500
 
 
-REAL_CASES = [
-    (name, v) for name, r in RECIPES.items() if REAL in r.scales for v in r.list_searched(REAL)
-]
+#: Recipes that train at the real scale; others compare untrained models there.
+TRAINED = {name: r for name, r in RECIPES.items() if REAL in r.scales and r.get_tune(REAL)}
+REAL_CASES = [(name, v) for name, r in TRAINED.items() for v in r.list_searched(REAL)]
 
 
 @pytest.mark.parametrize(("name", "variant"), REAL_CASES)
@@ -37,7 +37,7 @@ def test_a_variant_at_the_real_scale_is_a_sound_job(name, variant):
     composed = compose(
         recipe.path, join_overrides(judged, tune.list_points(variant)[0], tune.changes)
     )
-    validate(composed)
+    validate_and_convert(composed)
     assert composed.config["model"]["architecture"] == "smollm2_135m"
     assert composed.config["trainer"]["max_steps"] <= 60
     assert composed.config["eval"]["loss"]["split"] == "validation"
@@ -45,12 +45,17 @@ def test_a_variant_at_the_real_scale_is_a_sound_job(name, variant):
 
 
 def test_ten_papers_are_judged_on_a_pretrained_model_with_as_many_trials_a_variant():
-    real = {name: r for name, r in RECIPES.items() if REAL in r.scales}
-    assert len(real) >= 10
-    for recipe in real.values():
+    assert len(TRAINED) >= 10
+    for recipe in TRAINED.values():
         counts = {len(recipe.get_tune(REAL).list_points(v)) for v in recipe.list_searched(REAL)}
         assert len(counts) == 1 and counts.pop() in (2, 3)
         assert any(c.central for c in recipe.claims if c.scale == REAL)
+
+
+def test_at_the_real_scale_only_untrained_models_are_compared_without_a_search():
+    for name in RECIPES.keys() - TRAINED.keys():
+        claims = [c for c in RECIPES[name].claims if c.scale == REAL and not c.needs]
+        assert all(c.measure.startswith("before.") for c in claims), name
 
 
 @pytest.mark.slow
@@ -64,7 +69,7 @@ def test_variants_of_a_recipe_differ():
 def test_the_scale_of_the_paper_is_a_sound_job(name):
     recipe = RECIPES[name]
     for scale in recipe.scales:
-        validate(compose(recipe.path, recipe.overrides(recipe.own, scale)))
+        validate_and_convert(compose(recipe.path, recipe.overrides(recipe.own, scale)))
     assert any(claim.scale != SMALL for claim in recipe.claims)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.config import recipe_reading as reading
 from ftcli.config.overrides import join_overrides
 from ftcli.core.errors import Problems, UserError
@@ -55,7 +55,7 @@ def test_all_mistakes_come_together_and_check_finds_them_too(recipe_file):
     text = recipe_file.read_text().replace("of: lora16", "of: a").replace("of: fp4", "of: b")
     recipe_file.write_text(text)
     with pytest.raises(Problems) as caught:
-        validate(compose(recipe_file))
+        validate_and_convert(compose(recipe_file))
     assert len(caught.value.problems) == 2
 
 
@@ -120,7 +120,7 @@ def test_other_words_are_the_same_claim_and_another_bound_is_not(recipe_file):
 
 def test_what_is_claimed_is_no_part_of_the_configuration(recipe_file):
     composed = compose(recipe_file)
-    validate(composed)
+    validate_and_convert(composed)
     assert not {"paper", "claims", "baselines"} & set(composed.config)
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from ftcli.cli.app import run as ftcli
 from ftcli.core.base_model import describe_base
-from ftcli.models.causal_lm import CausalLM
+from ftcli.models.causal_lm import CausalLMSource
 from ftcli.models.hub import resolve
 from ftcli.models.weight_files import hash_file
 
@@ -142,4 +142,4 @@ def test_hashes_are_kept_until_the_file_is_written_to(tmp_path, monkeypatch):
 
 
 def test_new_weights_have_no_files():
-    assert describe_base(CausalLM("asset:llama_mini", weights="random"))["files"] == {}
+    assert describe_base(CausalLMSource("asset:llama_mini", weights="random"))["files"] == {}

@@ -7,12 +7,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.callback import Callback
 from ftcli.core.run import Run
 from ftcli.core.run_dir import RunDir
-from ftcli.jobs.train import fit, resume
-from ftcli.run.build import create_run, open_run
+from ftcli.jobs.train import resume, train_with_lock
+from ftcli.run.build import create_run_in_new_dir, open_run
 
 NEW = ("~model.from_recipe", "model=ldm_emoji", "data.limit=24", "data.test=null")
 SARA = (
@@ -36,10 +36,10 @@ class Stop(Callback):
 
 def train(folder, job: str, *overrides: str, stop: int | None = None) -> Run:
     composed = compose(job, [*overrides, f"run.dir={folder}"])
-    validate(composed)
-    run = create_run(composed)
+    validate_and_convert(composed)
+    run = create_run_in_new_dir(composed)
     run.loggers["stop"] = Stop(stop)
-    fit(run, None)
+    train_with_lock(run, None)
     return run
 
 

@@ -9,7 +9,7 @@ import types
 
 import pytest
 
-from ftcli.config import build, compose, load, validate
+from ftcli.config import build, compose, load, validate_and_convert
 from ftcli.config.classpath import COMPONENTS, LIBRARIES, ClassNotAllowed, fetch_class
 from ftcli.core.errors import UserError
 
@@ -246,11 +246,11 @@ def test_trust_is_given_by_the_user_alone_and_stands_in_the_record(attack, monke
     )
     composed = compose("job.yaml")
     with pytest.raises(UserError):
-        validate(composed)
+        validate_and_convert(composed)
     assert not attack.won and environment()["trusted"] == []
     (attack.folder / "job.yaml").write_text(f"{JOB}scheduler: {{_target_: evil.Evil}}\n")
     composed = compose("job.yaml", ["~scheduler.warmup_ratio"])
-    validate(composed, trust=["evil"])
+    validate_and_convert(composed, trust=["evil"])
     assert environment()["trusted"] == ["evil"] and "# FTCLI_TRUST=evil" in _format_command()
     build(composed.config["scheduler"], "scheduler", composed)
     assert attack.won

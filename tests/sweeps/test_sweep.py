@@ -10,7 +10,7 @@ import signal
 import pytest
 import yaml
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.errors import FAILED, INTERRUPTED, OK, Problems, UserError
 from ftcli.sweeps.sweep import resume_sweep, start_sweep
 
@@ -37,7 +37,7 @@ def test_a_grid_leaves_a_folder_a_trial_a_table_and_the_best_config(tmp_path, pl
     assert {row["status"] for row in table} == {"finished"}
     assert done.best.number == 1
     best = compose(done.folder / "best.yaml", ["trainer.max_steps=1"])
-    validate(best)
+    validate_and_convert(best)
     assert (best.config["method"]["r"], best.config["optimizer"]["lr"]) == (2, 0.001)
     assert best.config["run"]["name"] == "qlora_mini" and "launcher" not in best.config
     assert (done.folder / "best.yaml").read_text().startswith("# Best of a sweep: r=2 lr=0.001")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.callback import Callback, State
 from ftcli.core.run import Run
 from ftcli.core.run_dir import RunDir
@@ -23,7 +23,7 @@ BASE = (
 def build(*overrides: str, folder: Path | None = None) -> Run:
     """A run, with a directory where a folder is given."""
     composed = compose("qlora_mini", [*BASE, *overrides])
-    validate(composed)
+    validate_and_convert(composed)
     if folder is not None:
         (folder / "checkpoints").mkdir(parents=True)
     run = build_run(composed.config, RunDir(folder) if folder else None)
@@ -36,7 +36,7 @@ def fitted(*overrides: str, folder: Path | None = None, resume: Path | None = No
     run = build(*overrides, folder=folder)
     run.watch = Watch()
     run.loggers["watch"] = run.watch
-    run.trainer.fit(run, resume=resume)
+    run.trainer.fit(run, checkpoint=resume)
     return run
 
 
@@ -60,7 +60,7 @@ class Watch(Callback):
         self.graded.append({n for n, p in named.items() if p.grad is not None})
 
     def after_step(self, state: State) -> None:
-        held = state.run.optimizer.optimizer.state
+        held = state.run.optimizer_builder.optimizer.state
         self.states.append(
             {
                 n: sum(t.numel() > 1 for t in held[p].values())
@@ -81,5 +81,5 @@ def block_of(name: str) -> int | None:
 
 def same(one: Run, other: Run) -> bool:
     """Whether all trained tensors are equal to the last bit."""
-    a, b = one.trained_state(), other.trained_state()
+    a, b = one.get_trained_tensors(), other.get_trained_tensors()
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

@@ -16,7 +16,7 @@ from ftcli.core.errors import UserError
 from ftcli.core.run_dir import RunDir
 from ftcli.trainer import checkpoint, manifest
 from ftcli.trainer.checkpoint_io import WEIGHTS
-from tests.trainer.small_loop import Small
+from tests.trainer.small_context import Small
 
 
 @pytest.fixture(autouse=True)
@@ -28,10 +28,10 @@ def hasty(monkeypatch):
 @pytest.fixture
 def small(tmp_path):
     """Checkpoints of steps 2 and 4."""
-    loop = Small(tmp_path / "run")
-    loop.save(2)
-    loop.save(4)
-    return loop
+    context = Small(tmp_path / "run")
+    context.save(2)
+    context.save(4)
+    return context
 
 
 def shorten(path):
@@ -111,10 +111,10 @@ def test_where_nothing_is_whole_the_run_can_be_repeated(small):
 
 def test_to_use_weights_only_weights_are_read(small):
     flip(small.run.dir.checkpoints / "step-000004" / "optimizer.pt")
-    assert small.checkpoints.find("last", only=WEIGHTS).name == "step-000004"
+    assert small.checkpoints.find("last", verify_files=WEIGHTS).name == "step-000004"
     shorten(small.run.dir.checkpoints / "step-000004" / "optimizer.pt")
     with pytest.raises(UserError, match=r"optimizer\.pt"):
-        small.checkpoints.find("last", only=WEIGHTS)
+        small.checkpoints.find("last", verify_files=WEIGHTS)
 
 
 def test_folders_without_checksums_are_checked_by_what_files_say_of_themselves(small):
@@ -127,11 +127,11 @@ def test_folders_without_checksums_are_checked_by_what_files_say_of_themselves(s
 
 
 def test_the_millionth_step_is_later_than_the_one_before(tmp_path):
-    loop = Small(tmp_path / "run")
+    context = Small(tmp_path / "run")
     for step in (999_998, 999_999, 1_000_000):
-        loop.save(step)
-    assert loop.names() == ["step-999999", "step-1000000"]
-    assert loop.checkpoints.find("last").name == "step-1000000"
+        context.save(step)
+    assert context.names() == ["step-999999", "step-1000000"]
+    assert context.checkpoints.find("last").name == "step-1000000"
 
 
 def test_nothing_older_goes_while_the_newest_is_not_whole(small, monkeypatch, caplog):
@@ -221,11 +221,11 @@ def test_a_run_that_could_not_save_does_not_start(small, monkeypatch):
 
 
 def test_checkpoints_that_will_not_all_fit_are_announced_once(tmp_path, monkeypatch, caplog):
-    loop = Small(tmp_path / "run", width=256)
-    loop.train()
-    full(loop, monkeypatch, 2_200_000)  # of 0.8 MB a checkpoint; one of them fits
+    context = Small(tmp_path / "run", width=256)
+    context.train()
+    full(context, monkeypatch, 2_200_000)  # of 0.8 MB a checkpoint; one of them fits
     for step in (1, 2):
-        loop.save(step)
+        context.save(step)
     assert caplog.text.count("later checkpoints may be left out") == 1
 
 

@@ -1,4 +1,4 @@
-"""Costs of a run, and the step loss over micro-batches with and without gradients."""
+"""OptimizerFootprint of a run, and the step loss over micro-batches with and without gradients."""
 
 from __future__ import annotations
 
@@ -55,22 +55,22 @@ def step_gradients(batches: int, weight: float, tmp_path: Path):
     run = build_run(compose("qlora_mini", [*SMALL, *words]).config)
     if weight:
         run.penalties = {"square": MeanSquare(weight)}
-    loop = run.trainer.build_loop(run)
+    context = run.trainer.prepare_training(run)
     for name, parameter in run.model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02, generator=torch.Generator().manual_seed(1))
     width = 8 // batches
     loader = run.build_loader()
-    loop.backward([loader.batch(list(range(i, i + width))) for i in range(0, 8, width)])
-    return [p.grad.clone() for p in loop.parameters], loop.meter.figures
+    context.compute_gradients([loader.batch(list(range(i, i + width))) for i in range(0, 8, width)])
+    return [p.grad.clone() for p in context.parameters], context.meter.metrics
 
 
 def test_a_penalty_under_accumulation_equals_the_large_batch(tmp_path):
-    whole, figures = step_gradients(1, 0.1, tmp_path)
+    whole, metrics = step_gradients(1, 0.1, tmp_path)
     parts, same = step_gradients(4, 0.1, tmp_path)
     plain, none = step_gradients(1, 0.0, tmp_path)
     assert all((a - b).abs().max() < 1e-5 for a, b in zip(whole, parts, strict=True))
-    assert figures["penalty.square"][0] == pytest.approx(float(same["penalty.square"][0]), rel=1e-5)
+    assert metrics["penalty.square"][0] == pytest.approx(float(same["penalty.square"][0]), rel=1e-5)
     assert not none and any((a - b).abs().max() > 1e-3 for a, b in zip(whole, plain, strict=True))
 
 
@@ -92,16 +92,16 @@ def test_an_optimizer_without_backward_sees_a_pure_loss(tmp_path):
     words = ["method.lora_dropout=0.5", "trainer.batch_size=4", f"data.cache_dir={tmp_path}",
              "trainer.gradient_accumulation_steps=2"]  # fmt: skip
     run = build_run(compose("qlora_mini", [*SMALL, *words]).config)
-    run.optimizer._make = lambda groups, device: TwoLooks(
+    run.optimizer_builder._make = lambda groups, device: TwoLooks(
         [p for group in groups for _, p in group["params"]]
     )
     state = torch.get_rng_state()
     outcome = run.trainer.fit(run)
-    seen = outcome.loop.optimizer.seen
+    seen = outcome.context.optimizer.seen
     assert len(seen) == 4 and seen[0] == seen[1] and seen[2] == seen[3] != seen[0]
     assert torch.isfinite(torch.stack(seen)).all() and state.shape == torch.get_rng_state().shape
     assert all(p.grad is None for p in run.model.parameters())
-    assert outcome.loop.meter.forwards == 8
+    assert outcome.context.meter.evaluations == 8
 
 
 class Right(NextTokenPrediction):

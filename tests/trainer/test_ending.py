@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.run import Run
 from ftcli.core.run_dir import RunDir
 from ftcli.jobs.train import resume
-from ftcli.run.build import build_run, create_run
+from ftcli.run.build import build_run, create_run_in_new_dir
 from ftcli.trainer.checkpoint import Checkpoints
 
 SMALL = [
@@ -31,12 +31,12 @@ class Script:
     periodic: bool = True
 
     def __call__(self, run: Run) -> dict[str, float]:
-        return {"loss": self.losses[run.step]}
+        return {"loss": self.losses[run.evaluated_step]}
 
 
 def composed(folder: Path, *overrides: str):
     job = compose("qlora_mini", [*SMALL, f"run.dir={folder}", *overrides])
-    validate(job)
+    validate_and_convert(job)
     return job
 
 
@@ -51,7 +51,7 @@ def logged(run_dir: RunDir) -> list[dict]:
 
 def test_the_best_of_the_last_evaluation_is_kept_when_the_run_goes_on(tmp_path):
     job = composed(tmp_path, "trainer.max_steps=2")
-    run = create_run(job)
+    run = create_run_in_new_dir(job)
     assert run.dir is not None
     run.evaluators = {"loss": Script({0: 3.0, 2: 1.0})}
     run.trainer.fit(run)
@@ -62,7 +62,7 @@ def test_the_best_of_the_last_evaluation_is_kept_when_the_run_goes_on(tmp_path):
     job.config["trainer"]["max_steps"] = 5
     longer = build_run(job.config, run.dir)
     longer.evaluators = {"loss": Script({5: 2.0})}
-    longer.trainer.fit(longer, resume=checkpoint)
+    longer.trainer.fit(longer, checkpoint=checkpoint)
     assert read_state(run.dir, 5)["best"] == 1.0 and not read_state(run.dir, 5)["is_best"]
     assert Checkpoints(run.dir.checkpoints).find("last").name == "step-000005"
     assert Checkpoints(run.dir.checkpoints).find("best").name == "step-000002"
@@ -70,7 +70,7 @@ def test_the_best_of_the_last_evaluation_is_kept_when_the_run_goes_on(tmp_path):
 
 def test_a_run_killed_after_its_last_checkpoint_ends_as_if_it_had_not_been(tmp_path):
     """The process dies between the last save and result.json."""
-    run = create_run(composed(tmp_path, "trainer.max_steps=2"))
+    run = create_run_in_new_dir(composed(tmp_path, "trainer.max_steps=2"))
     assert run.dir is not None
     outcome = run.trainer.fit(run)
     rows, state = logged(run.dir), read_state(run.dir, 2)
@@ -83,7 +83,7 @@ def test_a_run_killed_after_its_last_checkpoint_ends_as_if_it_had_not_been(tmp_p
 
 def test_an_evaluation_that_fails_costs_no_steps(tmp_path):
     job = composed(tmp_path, "trainer.max_steps=2")
-    run = create_run(job)
+    run = create_run_in_new_dir(job)
     assert run.dir is not None
     run.evaluators = {"loss": Script({0: 3.0})}
     with pytest.raises(KeyError):
@@ -93,7 +93,7 @@ def test_an_evaluation_that_fails_costs_no_steps(tmp_path):
 
     again = build_run(job.config, run.dir)
     again.evaluators = {"loss": Script({2: 1.0})}
-    outcome = again.trainer.fit(again, resume=checkpoint)
+    outcome = again.trainer.fit(again, checkpoint=checkpoint)
     assert outcome.state.step == 2 and outcome.after == {"eval.loss": 1.0}
     assert read_state(run.dir, 2)["best"] == 1.0
     assert Checkpoints(run.dir.checkpoints).find("best").name == "step-000002"

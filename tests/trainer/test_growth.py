@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from ftcli.core.run_dir import RunDir
-from ftcli.jobs.train import fit
-from ftcli.run.build import create_run
+from ftcli.jobs.train import train_with_lock
+from ftcli.run.build import create_run_in_new_dir
 from tests.trainer.test_guard import job
 
 LAST, FIRST = 5_000, 500
@@ -42,7 +42,7 @@ class Gauge:
 def test_five_thousand_steps_grow_by_nothing(tmp_path):
     """With logs, checkpoints, skipping and spikes looked for: everything that could accumulate."""
     gauge = Gauge()
-    run = create_run(
+    run = create_run_in_new_dir(
         job(tmp_path, "method.r=4", f"trainer.max_steps={LAST}", "trainer.batch_size=1", "data.max_length=32",
             "model.quantization=none", "method=lora",
             "trainer.log_every=10", "trainer.save_every=250", "trainer.keep_last=2",
@@ -59,7 +59,7 @@ def test_five_thousand_steps_grow_by_nothing(tmp_path):
         return base
 
     run.model_source.load = shallow
-    fit(run, None)
+    train_with_lock(run, None)
     (bytes_then, objects_then), (bytes_now, objects_now) = gauge.seen[FIRST], gauge.seen[LAST]
     print({step: (size / 1e6, count) for step, (size, count) in gauge.seen.items()})
     assert len(RunDir(run.dir.path).metrics()) >= LAST // 10

@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
+from ftcli.core.batch_layout import BatchLayout
 from ftcli.core.errors import FAILED, UserError
-from ftcli.core.row_format import RowFormat
 from ftcli.core.run_dir import RunDir
 from ftcli.jobs.train import resume, train
-from ftcli.models.causal_lm import CausalLM as Source
+from ftcli.models.causal_lm import CausalLMSource as Source
 from ftcli.objectives.causal_lm import NextTokenPrediction
 from ftcli.trainer.checkpoint import Checkpoints
 from ftcli.trainer.meter import Meter
@@ -51,7 +51,7 @@ def only(tmp_path) -> Path:
 
 def job(tmp_path, *overrides):
     composed = compose("qlora_mini", [*SMALL, f"run.dir={tmp_path}/runs", *overrides])
-    validate(composed)
+    validate_and_convert(composed)
     return composed
 
 
@@ -64,7 +64,7 @@ def poison(monkeypatch, choose, how="loss"):
         if (
             model.training or not torch.is_grad_enabled()
         ):  # gradient-free steps compute losses in evaluation mode
-            if choose(set(batch["rows"])):
+            if choose(set(batch["indices"])):
                 if how == "loss":
                     losses.values = losses.values * float("nan")
                 else:
@@ -73,7 +73,7 @@ def poison(monkeypatch, choose, how="loss"):
 
     monkeypatch.setattr(NextTokenPrediction, "__call__", call)
     monkeypatch.setattr(
-        Source, "measure_row_format", lambda *_: RowFormat("flat")
+        Source, "select_batch_layout", lambda *_: BatchLayout("flat")
     )  # its losses would be nan too
 
 
@@ -83,17 +83,17 @@ def order(tmp_path, *overrides):
 
     run = build_run(job(tmp_path, *overrides).config)
     run.load_model()
-    return run.build_loader().list_batch_rows(0)
+    return run.build_loader().list_batch_indices(0)
 
 
 def without(monkeypatch, dropped):
     """Remove batches from the order."""
     from ftcli.data.loader import Loader
 
-    original = Loader.list_batch_rows
+    original = Loader.list_batch_indices
     monkeypatch.setattr(
         Loader,
-        "list_batch_rows",
+        "list_batch_indices",
         lambda self, epoch: [b for b in original(self, epoch) if b not in dropped],
     )
 
@@ -138,7 +138,7 @@ def test_stopping_names_the_step_and_the_rows_and_keeps_the_batch(how, tmp_path,
     tensors = load_file(folder / "rank-0-batch-0.safetensors")
     assert tensors["input_ids"].numel() == int(tensors["lengths"].sum())
     assert json.loads((folder / "figures.json").read_text())["value"] == "nan"
-    assert [p.name for p in Checkpoints(run / "checkpoints").finished()] == [
+    assert [p.name for p in Checkpoints(run / "checkpoints").list_complete()] == [
         "step-000001", "step-000002",
     ]  # fmt: skip
     # the fix in the message works
@@ -161,28 +161,28 @@ def test_figures_read_late_still_name_the_first_step_and_stop_the_save(tmp_path,
         train(job(tmp_path, *KINDS["plain"], "trainer.log_every=10", "trainer.save_every=3"))
     assert "no checkpoint from before" in str(caught.value)
     run = only(tmp_path)
-    assert not Checkpoints(run / "checkpoints").finished()
+    assert not Checkpoints(run / "checkpoints").list_complete()
     lines = (run / "nonfinite/step-000002/rows.jsonl").read_text().splitlines()
     assert [json.loads(line)["row"] for line in lines] == bad
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
     """Weights may overflow in a step whose loss and gradient are finite."""
-    from ftcli.trainer.loop import Loop
+    from ftcli.trainer.context import TrainingContext
 
-    first_order_step = Loop.first_order_step
+    clip_and_step = TrainingContext.clip_and_step
 
     def overflows(self, lr, max_norm):
-        norm = first_order_step(self, lr, max_norm)
+        norm = clip_and_step(self, lr, max_norm)
         if self.state.step == 1:
             self.parameters[0].data.view(-1)[0] = torch.inf
         return norm
 
-    monkeypatch.setattr(Loop, "first_order_step", overflows)
+    monkeypatch.setattr(TrainingContext, "clip_and_step", overflows)
     with pytest.raises(UserError, match="a trained weight was not finite after step 2"):
         train(job(tmp_path, *KINDS["plain"]))
     run = only(tmp_path)
-    assert [p.name for p in Checkpoints(run / "checkpoints").finished()] == ["step-000001"]
+    assert [p.name for p in Checkpoints(run / "checkpoints").list_complete()] == ["step-000001"]
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_a_skipped_step_is_as_if_its_batch_had_not_been(kind, tmp_path, monkeypa
 def cut(run: Path, step: int, to: Path) -> Path:
     """Copy a run as it would be on disk after a crash behind the checkpoint of a step."""
     shutil.copytree(run, to, symlinks=True)
-    for folder in Checkpoints(to / "checkpoints").finished():
+    for folder in Checkpoints(to / "checkpoints").list_complete():
         if int(folder.name[5:]) > step:
             shutil.rmtree(folder)
     shutil.rmtree(to / "adapter")
@@ -241,7 +241,7 @@ def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path, monkeypatch):
         train(job(tmp_path, *KINDS["plain"], *words))
     run = only(tmp_path)
     assert len(list((run / "nonfinite").iterdir())) == 4
-    assert [p.name for p in Checkpoints(run / "checkpoints").finished()] == ["step-000001"]
+    assert [p.name for p in Checkpoints(run / "checkpoints").list_complete()] == ["step-000001"]
 
 
 ONE_RANK = """
@@ -254,7 +254,7 @@ original, bad = NextTokenPrediction.__call__, set(map(int, sys.argv[2].split(","
 
 def call(self, model, batch):
     losses = original(self, model, batch)
-    if os.environ["RANK"] == "1" and model.training and set(batch["rows"]) == bad:
+    if os.environ["RANK"] == "1" and model.training and set(batch["indices"]) == bad:
         losses.values.register_hook(lambda gradient: gradient * float("nan"))
     return losses
 

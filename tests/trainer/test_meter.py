@@ -23,11 +23,11 @@ def test_time_between_a_pause_and_the_next_start_is_no_training(monkeypatch):
     monkeypatch.setattr(meter.time, "perf_counter", lambda: float(next(clock)))
     measured = meter.Meter()
     measured.pause()  # setup before the first start
-    assert measured.busy == 0
+    assert measured.train_seconds == 0
     measured.begin()
     measured.pause()
     saved = measured.state_dict()  # while the checkpoint is written
     measured.pause()
-    assert measured.busy == 1 and saved["busy"] == 1
+    assert measured.train_seconds == 1 and saved["busy"] == 1
     measured.begin()
     assert measured.state_dict()["busy"] == 2

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.run_dir import RunDir
 from ftcli.jobs.train import resume, train
 from ftcli.objectives.base import Losses, sum_by_source
-from ftcli.trainer.loop import Loop
+from ftcli.trainer.context import TrainingContext
 from ftcli.trainer.meter import Meter
 
 
@@ -27,7 +27,7 @@ def arguments(tmp_path):
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         sources.append(f"{{path: {path}, weight: {weight}}}")
     return [
-        "data=mixture", f"data.sources=[{', '.join(sources)}]", "data.total=12", "data.validation=null",
+        "data=mixture", f"data.sources=[{', '.join(sources)}]", "data.rows_per_epoch=12", "data.validation=null",
         f"data.cache_dir={tmp_path / 'tokens'}", "eval=none", "scheduler=constant", "method.r=4",
         "trainer.batch_size=2", "trainer.log_every=1", "trainer.precision=fp32", "model.dtype=float32",
         "trainer.gradient_accumulation_steps=2",
@@ -36,7 +36,7 @@ def arguments(tmp_path):
 
 def start(arguments, *more):
     composed = compose("qlora_mini", [*arguments, *more])
-    validate(composed)
+    validate_and_convert(composed)
     return RunDir(train(composed)["run"])
 
 
@@ -47,12 +47,12 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(arguments, tmp_p
     resume(part.path, overrides=["trainer.max_steps=7"])
     a, b = (load_file(r.path / "checkpoints/last/adapter.safetensors") for r in (whole, part))
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-    figures = [
+    metrics = [
         [{k: v for k, v in row.items() if k.startswith("loss")} for row in run.metrics()]
         for run in (whole, part)
     ]
-    assert figures[0] == figures[1] and len(figures[0]) == 7
-    assert {name for row in figures[0] for name in row} == {"loss", "loss/long", "loss/short"}
+    assert metrics[0] == metrics[1] and len(metrics[0]) == 7
+    assert {name for row in metrics[0] for name in row} == {"loss", "loss/long", "loss/short"}
     data = json.loads((whole.path / "data.json").read_text())
     assert [(s["title"], s["drawn"]) for s in data["sources"]] == [("long", 8), ("short", 4)]
 
@@ -70,11 +70,11 @@ def test_a_pair_counts_for_its_source_once():
 
 
 def test_sources_are_averaged_over_tokens_of_all_steps_and_absent_without_any():
-    meter, divide = Meter(), Loop._divide_over_ranks
+    meter, divide = Meter(), TrainingContext._average_over_ranks
     one = torch.tensor(1)
     for total, count in ((6.0, 3), (2.0, 1)):
         sums = {"a": (torch.tensor(total), count * one), "b": (torch.tensor(0.0), 0 * one)}
-        meter.record_figures({"accuracy": torch.tensor(total)}, 1, sums)
+        meter.record_metrics({"accuracy": torch.tensor(total)}, 1, sums)
     alone = SimpleNamespace(accelerator=SimpleNamespace(num_processes=1))
-    figures = meter.take(lambda sums: divide(alone, sums))
-    assert figures["loss/a"] == 2.0 and figures["accuracy"] == 4.0 and "loss/b" not in figures
+    metrics = meter.pop_metrics(lambda sums: divide(alone, sums))
+    assert metrics["loss/a"] == 2.0 and metrics["accuracy"] == 4.0 and "loss/b" not in metrics

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from ftcli.core.allocator import is_oom
+from ftcli.core.batch_layout import BatchLayout
 from ftcli.core.errors import OUT_OF_MEMORY, UserError
-from ftcli.core.row_format import RowFormat
 from ftcli.jobs.train import resume, train
-from ftcli.models.causal_lm import CausalLM as Source
+from ftcli.models.causal_lm import CausalLMSource as Source
 from ftcli.objectives.causal_lm import NextTokenPrediction
 from ftcli.trainer.checkpoint import Checkpoints
 from tests.trainer.test_guard import job, only
@@ -35,7 +35,7 @@ def test_it_names_step_batch_and_what_would_fit(kind, tmp_path, monkeypatch):
     original, calls = NextTokenPrediction.__call__, []
 
     def fails(self, model, batch):
-        calls.append(batch["rows"])
+        calls.append(batch["indices"])
         if len(calls) == 3:
             raise ERRORS[kind]
         return original(self, model, batch)
@@ -43,7 +43,7 @@ def test_it_names_step_batch_and_what_would_fit(kind, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(NextTokenPrediction, "__call__", fails)
         patch.setattr(
-            Source, "measure_row_format", lambda *_: RowFormat("flat")
+            Source, "select_batch_layout", lambda *_: BatchLayout("flat")
         )  # it would be counted too
         # what fits depends on the memory of the process, which depends on earlier tests
         patch.setattr("ftcli.trainer.meter.peak_memory_gb", lambda: 10.0)

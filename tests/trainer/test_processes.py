@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.errors import UserError
-from ftcli.jobs.launch import Ranks, launch
+from ftcli.jobs.launch import LaunchTopology, launch
 from ftcli.jobs.train import train
 
 JOB = [
@@ -22,7 +22,7 @@ JOB = [
 
 def job(tmp_path, *overrides):
     composed = compose("qlora_mini", [*JOB, f"run.dir={tmp_path}", *overrides])
-    validate(composed)
+    validate_and_convert(composed)
     return composed
 
 
@@ -31,7 +31,7 @@ def weights(result):
 
 
 def test_two_ranks_equal_accumulation_over_two(tmp_path):
-    apart = launch(job(tmp_path), Ranks(2))
+    apart = launch(job(tmp_path), LaunchTopology(2))
     alone = train(job(tmp_path, "trainer.gradient_accumulation_steps=2"))
     assert apart["step"] == alone["step"] == 3
     a, b = weights(apart), weights(alone)
@@ -52,7 +52,7 @@ def logged(result):
 def test_figures_are_those_of_all_ranks(tmp_path):
     words = ("trainer.log_every=1", "trainer.eval_every=null", "penalty=activation_density",
              "data=e2e_pairs", "data.pairs=true", "objective=dpo", "optimizer.lr=1e-2")  # fmt: skip
-    apart = logged(launch(job(tmp_path, *words), Ranks(2)))
+    apart = logged(launch(job(tmp_path, *words), LaunchTopology(2)))
     alone = logged(train(job(tmp_path, *words, "trainer.gradient_accumulation_steps=2")))
     assert len(apart) == 3 and len(apart[-1]) >= 3 and apart[-1]["rewards/margin"] != 0
     for ours, theirs in zip(apart, alone, strict=True):
@@ -62,7 +62,7 @@ def test_figures_are_those_of_all_ranks(tmp_path):
 @pytest.mark.slow
 def test_a_failing_rank_ends_in_one_message(tmp_path):
     with pytest.raises(UserError, match="batches are not enough for 2 processes"):
-        launch(job(tmp_path, "trainer.batch_size=64"), Ranks(2))
+        launch(job(tmp_path, "trainer.batch_size=64"), LaunchTopology(2))
     assert not list(tmp_path.glob("*/*/config.yaml"))
 
 
@@ -77,6 +77,8 @@ def test_ranks_agree_to_stop(tmp_path):
         (next(tmp_path.glob("*/*/metrics.jsonl")).parent / "STOP").touch()
 
     threading.Thread(target=stop, daemon=True).start()
-    result = launch(job(tmp_path, "trainer.max_steps=400", "trainer.eval_every=null"), Ranks(2))
+    result = launch(
+        job(tmp_path, "trainer.max_steps=400", "trainer.eval_every=null"), LaunchTopology(2)
+    )
     assert result["status"] == "stopped by STOP"
     assert (Path(result["run"]) / "checkpoints" / f"step-{result['step']:06d}" / "DONE").exists()

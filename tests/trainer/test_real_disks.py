@@ -14,7 +14,7 @@ import pytest
 from ftcli.core import disk
 from ftcli.core.errors import UserError
 from ftcli.core.run_lock import lock_run
-from tests.trainer.small_loop import Small
+from tests.trainer.small_context import Small
 
 WIDTH = 256  # 0.8 MB a checkpoint
 NOBODY = 65534
@@ -42,22 +42,22 @@ def fill(folder: Path, leave: int) -> None:
 @pytest.mark.parametrize("foreseen", [True, False])
 def test_a_disk_that_fills_up(small_disk, left, foreseen, monkeypatch, caplog):
     """Not foreseen: as if another program had just filled the free space."""
-    loop = Small(small_disk / "run", WIDTH)
-    loop.train()
-    before = loop.save(2)
+    context = Small(small_disk / "run", WIDTH)
+    context.train()
+    before = context.save(2)
     fill(small_disk, left)
     if not foreseen:
         monkeypatch.setattr(disk, "require_space", lambda folder, needed: None)
-    assert loop.save(4, required=False) is None
+    assert context.save(4, required=False) is None
     assert "step-000004 was not saved: the disk is full" in caplog.text
     with pytest.raises(UserError, match="step-000004 was not saved: the disk is full") as caught:
-        loop.save(4)
+        context.save(4)
     assert "free space, then: ftcli resume" in str(caught.value)
-    names = sorted(path.name for path in loop.checkpoints.folder.iterdir())
+    names = sorted(path.name for path in context.checkpoints.folder.iterdir())
     assert names == ["last", "step-000002"]
-    assert loop.checkpoints.find("last") == before
+    assert context.checkpoints.find("last") == before
     (small_disk / "other").unlink()
-    assert loop.save(6).name == "step-000006" == loop.checkpoints.find("last").name
+    assert context.save(6).name == "step-000006" == context.checkpoints.find("last").name
 
 
 @pytest.fixture
@@ -74,16 +74,16 @@ def as_nobody():
 
 
 def test_a_folder_that_may_not_be_written(as_nobody, caplog):
-    loop = Small(as_nobody / "run")
-    loop.save(2)
-    loop.checkpoints.folder.chmod(0o555)
-    assert loop.save(4, required=False) is None and "no permission for" in caplog.text
+    context = Small(as_nobody / "run")
+    context.save(2)
+    context.checkpoints.folder.chmod(0o555)
+    assert context.save(4, required=False) is None and "no permission for" in caplog.text
     with pytest.raises(UserError, match="step-000004 was not saved: no permission") as caught:
-        loop.save(4)
+        context.save(4)
     assert "make it readable and writable, then: ftcli resume" in str(caught.value)
-    loop.checkpoints.folder.chmod(0o755)
-    assert loop.save(6).name == "step-000006"
-    assert loop.names() == ["step-000002", "step-000006"]
+    context.checkpoints.folder.chmod(0o755)
+    assert context.save(6).name == "step-000006"
+    assert context.names() == ["step-000002", "step-000006"]
 
 
 def test_a_run_in_a_folder_that_may_not_be_written(as_nobody):

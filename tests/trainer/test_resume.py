@@ -15,11 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.errors import UserError
 from ftcli.core.run_dir import RunDir
 from ftcli.jobs.train import resume, train
-from ftcli.run.build import create_run
+from ftcli.run.build import create_run_in_new_dir
 from tests.warm_process import start_ftcli
 
 CLOCK = {"time", "tok_s", "mem_gb"}
@@ -48,7 +48,7 @@ def arguments(case: str, runs: Path) -> list[str]:
 
 def start(case: str, runs: Path) -> Path:
     composed = compose("qlora_mini", arguments(case, runs))
-    validate(composed)
+    validate_and_convert(composed)
     return Path(train(composed)["run"])
 
 
@@ -102,8 +102,8 @@ def stopped(tmp_path_factory):
     """A run that was asked to stop after its first steps."""
     runs = tmp_path_factory.mktemp("stopped")
     composed = compose("qlora_mini", arguments("bins", runs))
-    validate(composed)
-    run = create_run(composed)
+    validate_and_convert(composed)
+    run = create_run_in_new_dir(composed)
 
     class Stop:
         """Requests a stop by creating the file STOP."""
@@ -152,7 +152,7 @@ def test_changed_data_is_refused_and_named(tmp_path):
         "trainer.max_steps=4", "trainer.save_every=2", f"run.dir={tmp_path}/runs", "method.r=4",
     ]  # fmt: skip
     composed = compose("qlora_mini", options)
-    validate(composed)
+    validate_and_convert(composed)
     path = Path(train(composed)["run"])
     (path / "result.json").unlink()
     rows.write_text("".join(lines[1:]))

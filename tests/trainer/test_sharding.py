@@ -15,9 +15,9 @@ import pytest
 from safetensors.torch import load_file
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.run_dir import RunDir
-from ftcli.jobs.launch import Ranks, _run_rank, launch
+from ftcli.jobs.launch import LaunchTopology, _run_rank, launch
 from ftcli.jobs.train import resume, train
 from ftcli.objectives import rewarding
 from ftcli.objectives.sampling import SampledAnswer
@@ -70,7 +70,7 @@ def train_in_ranks(run, count):
 
 def job(folder, *overrides):
     composed = compose("qlora_mini", [*JOB, f"run.dir={folder}", *overrides])
-    validate(composed)
+    validate_and_convert(composed)
     return composed
 
 
@@ -100,7 +100,7 @@ def test_one_process_resumes_from_parts(tmp_path):
 @pytest.mark.slow
 def test_parts_of_weights_train_what_one_process_trains(tmp_path):
     words = ("trainer=fsdp2", "trainer.batch_size=2", "trainer.max_steps=2", "eval=none")
-    apart = launch(job(tmp_path, *words, "trainer.save_every=null"), Ranks(2))
+    apart = launch(job(tmp_path, *words, "trainer.save_every=null"), LaunchTopology(2))
     alone = train(job(tmp_path, *words, "trainer.gradient_accumulation_steps=2"))
     assert_equal(losses(apart["run"]), losses(alone["run"]))
     a, b = (load_file(Path(r["run"]) / "adapter/adapter_model.safetensors") for r in (apart, alone))
@@ -135,7 +135,7 @@ def test_another_number_of_ranks_resumes(tmp_path, saved_by, count):
     then, checkpoints = losses(run), run / "checkpoints"
     assert len(list((checkpoints / "step-000001").glob("shard-*.safetensors"))) == saved_by
     longer = ["trainer.max_steps=4"]
-    again = resume(run, checkpoint="step-000001", overrides=longer, ranks=Ranks(count))
+    again = resume(run, checkpoint="step-000001", overrides=longer, topology=LaunchTopology(count))
     now = losses(again["run"])
     assert now.pop(4)
     assert_equal(now, then)
@@ -143,7 +143,8 @@ def test_another_number_of_ranks_resumes(tmp_path, saved_by, count):
     load_weights(checkpoints / "last", opened)
     saved = load_file(run / "adapter/adapter_model.safetensors")
     assert all(
-        (saved[name] - tensor).abs().max() == 0 for name, tensor in opened.trained_state().items()
+        (saved[name] - tensor).abs().max() == 0
+        for name, tensor in opened.get_trained_tensors().items()
     )
 
 
@@ -157,7 +158,7 @@ def test_answers_are_sampled_by_parts_of_weights_in_half_precision(tmp_path):
         "model.dtype=bfloat16",
         "trainer.precision=bf16",
     )
-    result = launch(job(tmp_path, *words), Ranks(2))
+    result = launch(job(tmp_path, *words), LaunchTopology(2))
     assert result["status"] == "finished" and result["step"] == 3
 
 

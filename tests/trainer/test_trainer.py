@@ -13,12 +13,12 @@ import pytest
 import torch
 
 import ftcli.trainer
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.errors import FAILED, UserError
 from ftcli.core.run import Run
 from ftcli.core.run_dir import RunDir
 from ftcli.jobs.train import train
-from ftcli.run.build import build_run, create_run, open_run
+from ftcli.run.build import build_run, create_run_in_new_dir, open_run
 from ftcli.trainer.checkpoint import Checkpoints
 from tests.warm_process import start_ftcli
 
@@ -30,7 +30,7 @@ COMMON = [
 
 def composed(*overrides: str):
     job = compose("qlora_mini", [*COMMON, *overrides])
-    validate(job)
+    validate_and_convert(job)
     return job
 
 
@@ -48,7 +48,7 @@ def fitted(*overrides: str) -> Run:
 
 
 def furthest(a: Run, b: Run) -> float:
-    pairs = zip(a.trained_state().values(), b.trained_state().values(), strict=True)
+    pairs = zip(a.get_trained_tensors().values(), b.get_trained_tensors().values(), strict=True)
     return max((x - y).abs().max().item() for x, y in pairs)
 
 
@@ -85,7 +85,7 @@ def test_every_pass_ends_with_its_last_rows_and_is_ordered_once(monkeypatch):
 
 def test_the_step_loss_is_the_mean_over_all_tokens_of_the_accumulated_batch():
     run = build("trainer.max_steps=1", "trainer.batch_size=2", "method.lora_dropout=0.0")
-    plan = run.build_loader().list_batch_rows(0)[:4]
+    plan = run.build_loader().list_batch_indices(0)[:4]
     batches = [run.build_loader().batch(rows) for rows in plan]
     with torch.no_grad():
         values = torch.cat([run.objective(run.model, batch).values for batch in batches])
@@ -115,16 +115,16 @@ def test_training_leaves_the_bytes_of_a_quantised_base_alone():
         return state.hexdigest()
 
     run = build("trainer.max_steps=3", "trainer.batch_size=4", "trainer.save_every=null")
-    before, untrained = digest(run), {n: t.clone() for n, t in run.trained_state().items()}
+    before, untrained = digest(run), {n: t.clone() for n, t in run.get_trained_tensors().items()}
     run.trainer.fit(run)
     assert digest(run) == before
-    assert any(not torch.equal(t, untrained[n]) for n, t in run.trained_state().items())
+    assert any(not torch.equal(t, untrained[n]) for n, t in run.get_trained_tensors().items())
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rows(tmp_path):
     poisoned = composed("trainer.max_steps=4", "trainer.batch_size=2", f"run.dir={tmp_path}")
-    run = create_run(poisoned)
-    from ftcli.jobs.train import fit
+    run = create_run_in_new_dir(poisoned)
+    from ftcli.jobs.train import train_with_lock
 
     class Poison:
         """Breaks the weights after the second step."""
@@ -141,7 +141,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rows(tmp_path):
 
     run.loggers["poison"] = Poison()
     with pytest.raises(UserError, match=r"the loss was nan at step 3, on rows .*:\d+") as caught:
-        fit(run, None)
+        train_with_lock(run, None)
     assert caught.value.code == FAILED
 
 
@@ -192,7 +192,7 @@ def test_old_checkpoints_go_and_remains_of_crashes_are_ignored(tmp_path):
         )
     )  # fmt: skip
     checkpoints = Checkpoints(Path(result["run"]) / "checkpoints")
-    assert [path.name for path in checkpoints.finished()] == ["step-000005", "step-000006"]
+    assert [path.name for path in checkpoints.list_complete()] == ["step-000005", "step-000006"]
     assert (checkpoints.folder / "last").resolve().name == "step-000006"
     (checkpoints.folder / "step-000006" / "DONE").unlink()
     assert checkpoints.find("last").name == "step-000005"

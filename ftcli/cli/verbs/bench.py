@@ -26,14 +26,14 @@ def bench(
     Trains a few steps several times and keeps nothing; with --against in turn with another loop.
     """
     from ftcli.cli.bench_table import format_bench
-    from ftcli.config import compose, validate
+    from ftcli.config import compose, validate_and_convert
     from ftcli.core.console import console, emit
     from ftcli.core.errors import UserError
 
     if against not in (None, "plain"):
         raise UserError(f"{against}: no such loop.", where="--against", fix="--against plain")
     composed = compose(job, overrides or [])
-    validate(composed)
+    validate_and_convert(composed)
     if composed.config.get("stages"):
         raise UserError("the job has stages.", where=job, fix="measure the job of one stage")
     from ftcli.jobs.bench import bench as measure

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 GROUP = "After training"
+ARCHIVES = (".tar.gz", ".tgz")  # ends of a path that is meant as a bundle
 SHOWN = 20  # local files that are listed
 
 
@@ -30,6 +31,7 @@ def bundle(
     from pathlib import Path
 
     from ftcli.core.console import emit
+    from ftcli.core.errors import UserError
 
     if Path(run).is_file():
         from ftcli.jobs.unbundle import unpack_bundle
@@ -37,6 +39,8 @@ def bundle(
         done = unpack_bundle(run, to or Path(run).name.split(".")[0])
         emit(done.as_dict(), as_json, lambda: _show(done.notes, f"repeat  {done.command}"))
         return
+    if run.endswith(ARCHIVES) and not Path(run).exists():
+        raise UserError(f"{run}: no such file.", fix="check the path of the bundle")
     from ftcli.jobs.bundle import bundle_run
 
     packed = bundle_run(run, to, data, base)

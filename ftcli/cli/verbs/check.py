@@ -20,7 +20,7 @@ def check(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
-    """Config, model, target modules, data, mask, lengths, memory, disk: in seconds.
+    """Config, model, target modules, data, learned tokens, lengths, memory, disk: in seconds.
 
     Loads no weights and needs no network. Exit status 2 when training could not start.
     """

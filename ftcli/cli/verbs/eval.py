@@ -51,7 +51,9 @@ def eval(
 
         folder = Path(task_path).expanduser() if task_path else None
         options = HarnessOptions(folder, trust_tasks, shots, limit, chat_template, batch_size)
-        index = find_tasks(foreign, options)  # a misspelt name is said before anything is measured
+        index = find_tasks(
+            foreign, options, own
+        )  # a misspelt name is said before anything is measured
     if len(foreign) < len(names) or not names:
         from ftcli.jobs.evaluate import evaluate_path
 

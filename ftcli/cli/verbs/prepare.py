@@ -26,10 +26,10 @@ def prepare(
     figures_by_split = {}
     with open_data(job, overrides or []) as (data, tokenizer), PreparationDisplay() as display:
         for split in data.splits:
-            tokens = data.prepare(split, tokenizer, display)
+            tokenized = data.prepare(split, tokenizer, display)
             figures_by_split[split] = {
-                "folders": [str(folder) for folder in tokens.folders],
-                **compute_statistics(tokens),
+                "folders": [str(folder) for folder in tokenized.folders],
+                **compute_statistics(tokenized),
             }
 
     def render() -> None:

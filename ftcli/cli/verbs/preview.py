@@ -93,7 +93,7 @@ def _render_sample(sample: Sample, coloured: bool) -> Text:
     from rich.text import Text
 
     from ftcli.core.escaping import escape_controls
-    from ftcli.data.chat_templates.losses import BY_DESIGN, LOSSES
+    from ftcli.data.chat_templates.dropped_content import BY_DESIGN, DROP_KINDS
 
     text = Text()
     origin = escape_controls(sample.origin)
@@ -108,8 +108,8 @@ def _render_sample(sample: Sample, coloured: bool) -> Text:
         shown = escape_controls(stretch.text)
         text.append(shown, f"{style} {SPECIAL}" if stretch.special else style)
     text.append(CLOSE if open_ else "")
-    for kind in sample.losses:
-        text.append(f"\n{kind}: {(LOSSES | BY_DESIGN)[kind]}", WRONG)
+    for kind in sample.dropped_content:
+        text.append(f"\n{kind}: {(DROP_KINDS | BY_DESIGN)[kind]}", WRONG)
     if not sample.learned:
         text.append("\nnothing in this row is learned", WRONG)
     elif not sample.ends:

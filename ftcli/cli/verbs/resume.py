@@ -22,7 +22,8 @@ def resume(
     ] = None,
     checkpoint: Annotated[str, typer.Option(help="last, best or step-000400.")] = "last",
     processes: Annotated[
-        int, typer.Option("--processes", "-p", help="Ranks on this machine, one a GPU.", min=1)
+        int,
+        typer.Option("--processes", "-p", help="Processes on this machine, one per GPU.", min=1),
     ] = 1,
     nodes: Annotated[
         int, typer.Option("--nodes", help="Machines; the same command on each.", min=1)
@@ -44,15 +45,15 @@ def resume(
     """
     from ftcli.cli.result_tables import show_result, show_stages
     from ftcli.jobs import stages
-    from ftcli.jobs.launch import Machines, Ranks, run_ranks
+    from ftcli.jobs.launch import LaunchTopology, Machines, run_ranks
     from ftcli.jobs.train import resume as go_on
 
-    ranks = Ranks(processes, Machines(nodes, node_rank, rendezvous))
+    topology = LaunchTopology(processes, Machines(nodes, node_rank, rendezvous))
     if node_rank:
-        return show_result(run_ranks(None, ranks))
+        return show_result(run_ranks(None, topology))
 
     if stages.is_parent(run):
         return show_stages(
-            stages.resume_stages(run, allow or [], checkpoint, overrides or [], ranks)
+            stages.resume_stages(run, allow or [], checkpoint, overrides or [], topology)
         )
-    return show_result(go_on(run, allow or [], checkpoint, overrides or [], ranks))
+    return show_result(go_on(run, allow or [], checkpoint, overrides or [], topology))

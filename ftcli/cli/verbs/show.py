@@ -20,7 +20,7 @@ def show(
 
     It is valid YAML and runs alone. What is wrong with it is said after it.
     """
-    from ftcli.config import compose, validate
+    from ftcli.config import compose, validate_and_convert
     from ftcli.config.display import format_job
     from ftcli.core.console import emit
     from ftcli.core.errors import UserError
@@ -28,7 +28,7 @@ def show(
     composed = compose(job, overrides or [])
     wrong = None
     try:
-        validate(composed)
+        validate_and_convert(composed)
     except UserError as error:
         wrong = error
     origins = {key: str(origin) for key, origin in composed.origins.items()}

@@ -18,10 +18,11 @@ def train(
         list[str] | None, typer.Argument(help="key=value, group=option, +new=1, ~drop ...")
     ] = None,
     trust: Annotated[
-        list[str] | None, typer.Option(help="Let _target_ name classes of this module too.")
+        list[str] | None, typer.Option(help="Also allow _target_ classes from this package.")
     ] = None,
     processes: Annotated[
-        int, typer.Option("--processes", "-p", help="Ranks on this machine, one a GPU.", min=1)
+        int,
+        typer.Option("--processes", "-p", help="Processes on this machine, one per GPU.", min=1),
     ] = 1,
     nodes: Annotated[
         int, typer.Option("--nodes", help="Machines; the same command on each.", min=1)
@@ -42,16 +43,16 @@ def train(
 ) -> int:
     """Compose, check, train, and leave a run directory."""
     from ftcli.cli.result_tables import show_result, show_stages
-    from ftcli.config import compose, validate
+    from ftcli.config import compose, validate_and_convert
     from ftcli.config.value_ranges import find_unusual_values
-    from ftcli.jobs.launch import Machines, Ranks, launch
+    from ftcli.jobs.launch import LaunchTopology, Machines, launch
     from ftcli.jobs.train import train as start
 
     if launcher:
         return _submit(job, overrides or [], launcher, trust or ())
-    ranks = Ranks(processes, Machines(nodes, node_rank, rendezvous))
+    topology = LaunchTopology(processes, Machines(nodes, node_rank, rendezvous))
     composed = compose(job, overrides or [])
-    validate(composed, trust=tuple(trust or ()))
+    validate_and_convert(composed, trust=tuple(trust or ()))
     for doubt in find_unusual_values(composed):
         logging.getLogger("ftcli.config").warning("%s %s", doubt.where, doubt.what)
     if dry_run:
@@ -59,13 +60,13 @@ def train(
     if composed.config.get("stages"):
         from ftcli.jobs import stages
 
-        return show_stages(stages.start_stages(composed, ranks))
-    return show_result(launch(composed, ranks) if ranks.several else start(composed))
+        return show_stages(stages.start_stages(composed, topology))
+    return show_result(launch(composed, topology) if topology.several else start(composed))
 
 
 def _submit(job: str, words: Sequence[str], launcher: str, trust: Sequence[str]) -> int:
     """Check the job here, and give it to a launcher of whole runs."""
-    from ftcli.config import compose, validate
+    from ftcli.config import compose, validate_and_convert
     from ftcli.core import errors
     from ftcli.core.console import console
     from ftcli.sweeps.composition import build_launcher, split_launcher_words
@@ -78,7 +79,7 @@ def _submit(job: str, words: Sequence[str], launcher: str, trust: Sequence[str])
             fix=f"--launcher slurm_nodes, or: ftcli sweep {job} --launcher {launcher}",
         )
     composed = compose(job, words)
-    validate(composed, trust=tuple(trust))
+    validate_and_convert(composed, trust=tuple(trust))
     logs = Path(composed.config["run"]["dir"]).resolve() / "slurm"
     trusted = [word for module in trust for word in ("--trust", module)]
     number = chosen.submit([job, *words, *trusted], logs)

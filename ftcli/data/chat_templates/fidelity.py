@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ftcli.data.chat_templates.losses import BY_DESIGN, LOSSES
+from ftcli.data.chat_templates.dropped_content import BY_DESIGN, DROP_KINDS
 from ftcli.data.chat_templates.messages import (
     MessageText,
     content_text,
@@ -52,7 +52,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class LossFinder:
+class DroppedContentFinder:
     """Searches a text for the content of its messages; the order of the messages bounds each search.
 
     Attributes:
@@ -71,10 +71,10 @@ class LossFinder:
     program: TemplateProgram
     traits: Traits
 
-    def find_losses(self) -> tuple[str, ...]:
-        """Return the kinds of losses, each once, in the order of `LOSSES`."""
+    def find_dropped_content(self) -> tuple[str, ...]:
+        """Return the kinds of dropped content, each once, in the order of `DROP_KINDS`."""
         kinds = set(self._find_kinds())
-        return tuple(kind for kind in (*LOSSES, *BY_DESIGN) if kind in kinds)
+        return tuple(kind for kind in (*DROP_KINDS, *BY_DESIGN) if kind in kinds)
 
     @cached_property
     def _turn_of(self) -> dict[int, Turn]:
@@ -101,7 +101,7 @@ class LossFinder:
         return min(starts, default=len(self.text))
 
     def _find_context(self, message: Mapping[str, Any], at: int, limit: int) -> int | str:
-        """Return where the text of a user's, system's or tool's message ends, or the kind of its loss."""
+        """Return where the text of a user's, system's or tool's message ends, or the kind of dropped content."""
         words = content_text(message.get("content")).strip()
         if not words:
             return at
@@ -151,7 +151,7 @@ class LossFinder:
     def _check_texts(
         self, number: int, written: str, words: Sequence[MessageText]
     ) -> Iterator[str]:
-        """Search thinking and text in order; each missing one is a loss and the search goes on behind it."""
+        """Search thinking and text in order; each missing one is dropped content, and the search goes on behind it."""
         at = 0
         for text, thought in words:
             start = written.find(text, at)
@@ -161,7 +161,7 @@ class LossFinder:
                 yield self._classify_lost_thought(number, thought) if thought else "lost_text"
 
     def _classify_lost_thought(self, number: int, form: str) -> str:
-        """Kind of the loss of thinking: by design where the template shows it only in the last answer."""
+        """Kind of dropped thinking: by design where the template shows it only in the last answer."""
         followed = any(m["role"] == "user" for m in self.messages[number + 1 :])
         return (
             "earlier_reasoning"

@@ -9,7 +9,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any, cast
 
 from ftcli.core.errors import UserError
-from ftcli.data.rows import UnusableRow
+from ftcli.data.rows import RowError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,7 +55,7 @@ class TemplateProgram:
         """Render a conversation; with `prompt`, also the generation prompt behind it.
 
         Raises:
-            UnusableRow: the template refuses the conversation.
+            RowError: the template refuses the conversation.
         """
         return self._run_program(messages, tools, add_generation_prompt=prompt)[0][0]
 
@@ -72,7 +72,7 @@ class TemplateProgram:
             return None
         try:
             return self.render(messages, tools, prompt)
-        except UnusableRow:
+        except RowError:
             return None
 
     def leading_specials(self, text: str) -> list[str]:
@@ -103,7 +103,7 @@ class TemplateProgram:
             )
         except Exception as error:  # a template is a program: it may raise anything
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise UnusableRow(f"is refused by the chat template: {lines[0][:SHOWN]}") from error
+            raise RowError(f"is refused by the chat template: {lines[0][:SHOWN]}") from error
 
 
 def read_template(

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from ftcli.data.chat_templates.fidelity import LossFinder, Turn
+from ftcli.data.chat_templates.fidelity import DroppedContentFinder, Turn
 from ftcli.data.chat_templates.messages import (
     adapt_messages,
     content_text,
@@ -33,14 +33,14 @@ class Conversation(NamedTuple):
     Attributes:
         text: the whole text.
         learned: character ranges of the assistant's turns that are learned, each with its end token.
-        unlearned: ranges of the assistant's turns that the data exclude from learning.
-        losses: kinds of losses; see `ftcli.data.chat_templates.losses`.
+        excluded: ranges of the assistant's turns that the data exclude from learning.
+        dropped_content: kinds of content that the template drops; see `ftcli.data.chat_templates.dropped_content`.
     """
 
     text: str
     learned: tuple[Span, ...]
-    unlearned: tuple[Span, ...]
-    losses: tuple[str, ...]
+    excluded: tuple[Span, ...]
+    dropped_content: tuple[str, ...]
 
 
 def prepare_messages(messages: Messages, traits: Traits, followed: bool) -> list[dict[str, Any]]:
@@ -53,7 +53,7 @@ class RenderedConversation:
     """Renders one conversation and finds its turns.
 
     Raises:
-        UnusableRow: the template refuses it.
+        RowError: the template refuses it.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class RenderedConversation:
         self.turns = prepare_messages(messages, traits, followed=False)
 
     def render(self) -> Conversation:
-        """Return the text, the ranges of the assistant's turns, and the losses."""
+        """Return the text, the ranges of the assistant's turns, and the kinds of dropped content."""
         marks: list[Span] | None = None
         if self.program.has_markers:
             self.text, marks = self.program.render_marked(self.turns, self.tools)
@@ -80,11 +80,15 @@ class RenderedConversation:
         self._append_end(turns)
         spans = {turn.message: turn.spans for turn in turns}
         learned: list[Span] = []
-        unlearned: list[Span] = []
+        excluded: list[Span] = []
         for number, parts in spans.items():
-            (learned if self._learns(number) else unlearned).extend(parts)
-        finder = LossFinder(self.messages, self.tools, self.text, turns, self.program, self.traits)
-        return Conversation(self.text, tuple(learned), tuple(unlearned), finder.find_losses())
+            (learned if self._learns(number) else excluded).extend(parts)
+        finder = DroppedContentFinder(
+            self.messages, self.tools, self.text, turns, self.program, self.traits
+        )
+        return Conversation(
+            self.text, tuple(learned), tuple(excluded), finder.find_dropped_content()
+        )
 
     def _learns(self, number: int) -> bool:
         return bool(self.messages[number].get("learn", True))

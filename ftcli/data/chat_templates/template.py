@@ -18,7 +18,7 @@ from ftcli.data.chat_templates.program import (
 )
 from ftcli.data.chat_templates.rendering import Conversation, RenderedConversation, prepare_messages
 from ftcli.data.chat_templates.traits import Traits, find_traits
-from ftcli.data.rows import UnusableRow
+from ftcli.data.rows import RowError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -78,25 +78,25 @@ class ChatTemplate:
             return text, ()
         try:
             rendered = RenderedConversation(program, traits, messages, tools).render()
-        except UnusableRow:  # some templates refuse conversations that end with a question
+        except RowError:  # some templates refuse conversations that end with a question
             return text, ()
         same = len(os.path.commonprefix([text, rendered.text]))
-        spans = sorted((*rendered.learned, *rendered.unlearned))
+        spans = sorted((*rendered.learned, *rendered.excluded))
         return text, tuple((start, end) for start, end in spans if end <= same)
 
     def render_conversation(self, messages: Messages, tools: Tools = None) -> Conversation:
         """Render the whole conversation and find what of it is learned.
 
         Raises:
-            UnusableRow: nothing to learn, or the template refuses the conversation.
+            RowError: nothing to learn, or the template refuses the conversation.
         """
         answers = [m for m in messages if m["role"] == "assistant"]
         if not answers:
-            raise UnusableRow("has no assistant turn: nothing to learn.")
+            raise RowError("has no assistant turn: nothing to learn.")
         if not any(has_content(turn) for turn in answers):
-            raise UnusableRow("has only empty assistant turns: nothing to learn.", "empty")
+            raise RowError("has only empty assistant turns: nothing to learn.", "empty")
         if not any(turn.get("learn", True) for turn in answers):
-            raise UnusableRow("keeps every assistant turn from being learned.", "no labels")
+            raise RowError("keeps every assistant turn from being learned.", "no labels")
         return RenderedConversation(*self._program_for(tools), messages, tools).render()
 
     def _program_for(self, tools: Tools) -> tuple[TemplateProgram, Traits]:

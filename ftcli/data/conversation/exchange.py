@@ -7,7 +7,7 @@ from typing import Any
 
 from ftcli.data.conversation.tools import is_calls, parse_json, parse_tool_calls, parse_tools
 from ftcli.data.conversation.turns import parse_conversation
-from ftcli.data.rows import UnusableRow, as_text
+from ftcli.data.rows import RowError, as_text
 
 Messages = list[dict[str, Any]]
 
@@ -22,7 +22,7 @@ def build_exchange(prompt: Any, completion: Any, surroundings: dict[str, Any]) -
             even where it is empty.
 
     Raises:
-        UnusableRow: a value of the wrong kind.
+        RowError: a value of the wrong kind.
     """
     prompt, completion = _parse_turns(prompt, "prompt"), _parse_turns(completion, "completion")
     texts = isinstance(prompt, str) and isinstance(completion, str)
@@ -48,7 +48,7 @@ def strip_prompt(answer: Messages, prompt: Messages) -> Messages:
     """Return the answer without the prompt's messages, where it begins with all of them.
 
     Raises:
-        UnusableRow: it repeats the conversation and adds nothing.
+        RowError: it repeats the conversation and adds nothing.
     """
     head = [message_key(message) for message in prompt]
     bare = head[1:] if head and head[0][0] == "system" else head
@@ -56,7 +56,7 @@ def strip_prompt(answer: Messages, prompt: Messages) -> Messages:
         count = len(start)
         if start and [message_key(message) for message in answer[:count]] == start:
             if len(answer) == count:
-                raise UnusableRow("has an answer that only repeats the prompt.", "empty")
+                raise RowError("has an answer that only repeats the prompt.", "empty")
             return answer[count:]
     return answer
 
@@ -65,7 +65,7 @@ def add_system(messages: Messages, system: Any) -> Messages:
     """Put the text of the `system` column in front of the messages.
 
     Raises:
-        UnusableRow: they begin with another system message.
+        RowError: they begin with another system message.
     """
     text = "" if system is None else as_text(system, "system", empty=True)
     if not text.strip():
@@ -74,7 +74,7 @@ def add_system(messages: Messages, system: Any) -> Messages:
     if first["role"] not in ("system", "developer"):
         return [{"role": "system", "content": text}, *messages]
     if first["content"].strip() != text.strip():
-        raise UnusableRow(
+        raise RowError(
             "has a system message and a column 'system', and they differ; data.columns.system=null leaves "
             "the column out."
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ftcli.data.rows import UnusableRow, shorten
+from ftcli.data.rows import RowError, shorten
 
 #: Keys of a turn whose true value says "learn this".
 LEARNED = ("learn", "train", "training", "trainable", "train_on_turn", "loss", "loss_mask")
@@ -26,21 +26,19 @@ def take_learn_flag(turn: dict[str, Any], role: str, number: int) -> bool | None
         number: its position, for messages.
 
     Raises:
-        UnusableRow: an unsupported value, or two keys that contradict each other.
+        RowError: an unsupported value, or two keys that contradict each other.
     """
     _refuse_unsupported(turn, number)
     verdicts = {key: _parse_learn(key, turn.pop(key), number) for key in _find_keys(turn)}
     if len(set(verdicts.values())) > 1:
         keys = ", ".join(f"'{key}'" for key in verdicts)
-        raise UnusableRow(
-            f"turn {number} contradicts itself: {keys} differ on whether it is learned."
-        )
+        raise RowError(f"turn {number} contradicts itself: {keys} differ on whether it is learned.")
     learn = next(iter(verdicts.values()), None)
     asked = [key for key in verdicts if key in LEARNED]
     if learn and asked and role != "assistant":
-        raise UnusableRow(
+        raise RowError(
             f"turn {number} ({role}) has '{asked[0]}': true, but only answers of the assistant are "
-            "learned, unless data.mask=all; remove the key."
+            "learned, unless data.train_on=all; remove the key."
         )
     return learn
 
@@ -59,22 +57,22 @@ def _find_keys(turn: dict[str, Any]) -> list[str]:
 def _parse_learn(key: str, value: Any, number: int) -> bool:
     flag = parse_flag(value)
     if flag is None:
-        raise UnusableRow(
+        raise RowError(
             f"turn {number} has '{key}': {shorten(value)}; a turn is learned or not: true or false, 1 or 0."
         )
     return flag != (key in HIDDEN)
 
 
 def _refuse_unsupported(turn: dict[str, Any], number: int) -> None:
-    """Raise UnusableRow for keys that are not supported."""
+    """Raise RowError for keys that are not supported."""
     if "mask" in turn:
-        raise UnusableRow(
+        raise RowError(
             f'turn {number} has \'mask\', which some programs read as "learned" and others as "not '
             "learned\"; write 'train': false or true instead."
         )
     for key in PARTS:
         if turn.pop(key, None):
-            raise UnusableRow(
+            raise RowError(
                 f"turn {number} has '{key}': parts of a turn cannot be left out of learning; split the "
                 "turn, or write 'train': false."
             )

@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from ftcli.data import strict_json
-from ftcli.data.rows import UnusableRow, shorten
+from ftcli.data.rows import RowError, shorten
 
 
 def parse_json(value: Any, what: str) -> Any:
     """Parse a value that may be JSON text; return any other value unchanged.
 
     Raises:
-        UnusableRow: the text is not JSON that `strict_json` accepts.
+        RowError: the text is not JSON that `strict_json` accepts.
     """
     if not isinstance(value, str):
         return value
     try:
         return strict_json.load(value)
     except ValueError as error:
-        raise UnusableRow(f"{what} is text that {error}", "broken") from error
+        raise RowError(f"{what} is text that {error}", "broken") from error
 
 
 def parse_tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
@@ -30,7 +30,7 @@ def parse_tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
         where: the turn in messages, as in "turn 3".
 
     Raises:
-        UnusableRow: a call without a name, or arguments that are no mapping.
+        RowError: a call without a name, or arguments that are no mapping.
     """
     value = parse_json(value, f"the tool call of {where}")
     calls = value if isinstance(value, list) else [value]
@@ -45,7 +45,7 @@ def is_calls(value: Any) -> bool:
             if isinstance(value, str) and value.lstrip()[:1] == "["
             else value
         )
-    except UnusableRow:
+    except RowError:
         return False
     flat = isinstance(value, list) and all(isinstance(call, dict) for call in value)
     return bool(value) and flat and all({"name", "arguments"} <= set(call) for call in value)
@@ -55,7 +55,7 @@ def parse_tools(value: Any) -> list[dict[str, Any]]:
     """Parse the tools of a conversation from a list or one tool, each possibly as JSON text.
 
     Raises:
-        UnusableRow: a tool without a name.
+        RowError: a tool without a name.
     """
     if isinstance(value, str) and not value.strip():
         return []
@@ -70,7 +70,7 @@ def _call(call: Any, where: str) -> dict[str, Any]:
     function = call.get("function", call) if isinstance(call, dict) else call
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(name, str) or not name:
-        raise UnusableRow(f"a tool call of {where} names no function: {shorten(call)}.")
+        raise RowError(f"a tool call of {where} names no function: {shorten(call)}.")
     arguments = function.get("arguments", function.get("parameters"))
     fields: dict[str, Any] = {"type": "function"}
     if call.get("id") is not None:
@@ -85,14 +85,14 @@ def _arguments(value: Any, name: str, where: str) -> dict[str, Any]:
     for _ in range(2):  # some files encode the JSON text as JSON a second time
         value = parse_json(value, what)
     if not isinstance(value, dict):
-        raise UnusableRow(f"{what} are {shorten(value)}, expected an object.")
+        raise RowError(f"{what} are {shorten(value)}, expected an object.")
     return value
 
 
 def _tool(tool: Any, number: int) -> dict[str, Any]:
     function = tool.get("function", tool) if isinstance(tool, dict) else tool
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise UnusableRow(f"tool {number} has no name: {shorten(tool)}.")
+        raise RowError(f"tool {number} has no name: {shorten(tool)}.")
     function = {
         key: value for key, value in function.items() if function is not tool or key != "type"
     }

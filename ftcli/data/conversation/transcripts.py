@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ftcli.data.rows import UnusableRow
+from ftcli.data.rows import RowError
 
 SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -31,9 +31,9 @@ def parse_transcript(text: str) -> list[dict[str, Any]]:
     """Parse a whole transcript into messages, white space around each removed.
 
     Raises:
-        UnusableRow: its last turn is empty.
+        RowError: its last turn is empty.
     """
     messages = parse_prompt(text)
     if text.rstrip().endswith("Assistant:"):
-        raise UnusableRow("has a transcript that ends before the answer.", "empty")
+        raise RowError("has a transcript that ends before the answer.", "empty")
     return messages

@@ -6,7 +6,7 @@ from typing import Any
 
 from ftcli.data.conversation.learning import take_learn_flag
 from ftcli.data.conversation.tools import parse_tool_calls
-from ftcli.data.rows import UnusableRow, as_text, shorten
+from ftcli.data.rows import RowError, as_text, shorten
 
 KNOWN = ("system", "developer", "user", "assistant", "tool")
 ROLES = {
@@ -33,12 +33,12 @@ def parse_conversation(turns: Any, field: str) -> list[dict[str, Any]]:
     `output` is two messages (Capybara).
 
     Raises:
-        UnusableRow: the value is not a list of turns, is empty, or a turn is invalid.
+        RowError: the value is not a list of turns, is empty, or a turn is invalid.
     """
     if not isinstance(turns, list):
-        raise UnusableRow(f"'{field}' is not a list of turns.")
+        raise RowError(f"'{field}' is not a list of turns.")
     if not turns:
-        raise UnusableRow(f"'{field}' has no turn.", "empty")
+        raise RowError(f"'{field}' has no turn.", "empty")
     if len(turns) > 1 and all(isinstance(turn, str) for turn in turns):
         sides = ("user", "assistant")
         turns = [{"role": sides[i % 2], "content": turn} for i, turn in enumerate(turns)]
@@ -47,7 +47,7 @@ def parse_conversation(turns: Any, field: str) -> list[dict[str, Any]]:
 
 def _messages(turn: Any, number: int) -> list[dict[str, Any]]:
     if not isinstance(turn, dict):
-        raise UnusableRow(f"turn {number} is not a mapping of role and content.")
+        raise RowError(f"turn {number} is not a mapping of role and content.")
     if set(turn) == {"input", "output"}:
         sides = (("user", turn["input"]), ("assistant", turn["output"]))
         return [{"role": r, "content": as_text(v, f"turn {number}")} for r, v in sides]
@@ -59,7 +59,7 @@ def _message(turn: dict[str, Any], number: int) -> dict[str, Any]:
     word = str(speaker).lower().replace("-", "_")
     role = ROLES.get(word)
     if role is None:
-        raise UnusableRow(
+        raise RowError(
             f"turn {number} has the role {shorten(speaker)}, expected one of {', '.join(KNOWN)}."
         )
     learn = take_learn_flag(turn, role, number)
@@ -84,7 +84,7 @@ def _take_content(turn: dict[str, Any], number: int) -> Any:
     key = next((key for key in CONTENT if key in turn), None)
     content = turn.pop(key) if key else None
     if "value" in turn and turn.pop("value") != content:
-        raise UnusableRow(f"turn {number} has 'content' and 'value', and they differ.")
+        raise RowError(f"turn {number} has 'content' and 'value', and they differ.")
     return content
 
 
@@ -111,7 +111,7 @@ def _texts(content: Any, number: int) -> tuple[str | None, str]:
         elif kind in TEXT_PARTS and "text" in part:
             texts.append(as_text(part["text"], name, empty=True))
         else:
-            raise UnusableRow(f"turn {number} holds a part that is not text: {shorten(part)}.")
+            raise RowError(f"turn {number} holds a part that is not text: {shorten(part)}.")
     return "".join(texts), "".join(thoughts)
 
 
@@ -119,5 +119,5 @@ def _take_reasoning(turn: dict[str, Any], thoughts: str, number: int) -> str:
     values = [turn.pop(key) for key in REASONING if isinstance(turn.get(key), str)]
     texts = list(dict.fromkeys(text for text in [*values, thoughts] if text))
     if len(texts) > 1:
-        raise UnusableRow(f"turn {number} has two reasonings, and they differ.")
+        raise RowError(f"turn {number} has two reasonings, and they differ.")
     return texts[0] if texts else ""

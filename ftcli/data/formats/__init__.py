@@ -5,7 +5,7 @@ A format module has
     FIELDS      field -> whether a row must have it
     SYNONYMS    field -> column names that often hold it, for suggestions
     DEFAULTS    field -> columns from which it is read without being mapped
-    example(fields) -> the canonical example, or `UnusableRow` where the row is invalid
+    example(fields) -> the canonical example, or `RowError` where the row is invalid
 
 A canonical example is {"prompt", "completion"}, {"prompt", "chosen", "rejected"}, {"messages"} or {"text"}, and
 perhaps "tools"; `ftcli.data.conversation` describes messages.

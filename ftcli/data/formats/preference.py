@@ -14,7 +14,7 @@ from ftcli.data.conversation.exchange import (
 )
 from ftcli.data.conversation.transcripts import is_transcript, parse_prompt, parse_transcript
 from ftcli.data.conversation.turns import parse_conversation
-from ftcli.data.rows import UnusableRow, as_text
+from ftcli.data.rows import RowError, as_text
 
 FIELDS = {
     "prompt": False, "chosen": True, "rejected": True, "system": False, "history": False, "tools": False,
@@ -96,24 +96,24 @@ def _build_conversations(
 
 
 def _refuse_other_prompt(prompt: Any, shared: Messages) -> None:
-    """Raise UnusableRow for a prompt that is not part of the conversations' common beginning."""
+    """Raise RowError for a prompt that is not part of the conversations' common beginning."""
     texts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
     there = [message["content"].strip() for message in shared]
     if not all(text.strip() in there for text in texts):
-        raise UnusableRow("has a 'prompt' that is not how 'chosen' and 'rejected' begin.")
+        raise RowError("has a 'prompt' that is not how 'chosen' and 'rejected' begin.")
 
 
 def _refuse_unlike(before: Messages, left: Messages, right: Messages) -> None:
-    """Raise UnusableRow for answers that are missing or answer different prompts."""
+    """Raise RowError for answers that are missing or answer different prompts."""
     if not left or not right:
-        raise UnusableRow("'chosen' and 'rejected' do not differ.")
+        raise RowError("'chosen' and 'rejected' do not differ.")
     if all(message["role"] == "system" for message in before):
-        raise UnusableRow(
+        raise RowError(
             "has no prompt: no column of it, and 'chosen' and 'rejected' share no beginning."
         )
     for name, answer in (("chosen", left), ("rejected", right)):
         if answer[0]["role"] != "assistant":
-            raise UnusableRow(
+            raise RowError(
                 f"'{name}' goes on with the {answer[0]['role']} where the two differ; they must answer the "
                 "same prompt."
             )

@@ -92,10 +92,15 @@ class Captions:
         pixels = torch.stack([self.row(row)["pixels"] for row in rows])
         ids = self.ids[rows]
         inputs = {"pixels": pixels, "input_ids": ids}
-        return {"inputs": inputs, "empty": self.empty[0], "rows": list(rows), "count": len(rows)}
+        return {
+            "inputs": inputs,
+            "empty": self.empty[0],
+            "indices": list(rows),
+            "num_supervised": len(rows),
+        }
 
     def _hash(self, source: Source) -> str:
-        digest = hashlib.blake2b(source.content.encode(), digest_size=16)
+        digest = hashlib.blake2b(source.content_hash.encode(), digest_size=16)
         digest.update(f"{self.size} {self.origins}".encode())
         digest.update(self.ids.numpy().tobytes())
         names = {v[self.column] for v in self.rows if isinstance(v[self.column], str)}
@@ -125,5 +130,5 @@ class CaptionLoader(Loader):
 
     def batch(self, rows: Sequence[int]) -> dict[str, Any]:
         """Return the tensors of rows; see `Captions.batch`."""
-        captions: Any = self.tokens
+        captions: Any = self.prepared
         return captions.batch(list(rows))

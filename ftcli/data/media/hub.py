@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftcli.core.errors import UserError
 from ftcli.data.media.items import Item, normalize_split
-from ftcli.data.rows import Row
+from ftcli.data.rows import RawRow
 from ftcli.data.sources.hub import Hub
 
 if TYPE_CHECKING:
@@ -40,13 +40,13 @@ def read_items(
                 _make_reader(encoded, key, row),
                 name,
                 f"{source.place}[{row}]",
-                f"{source.content}:{row}",
+                f"{source.content_hash}:{row}",
                 groups[row],
                 normalize_split(split),
             )
 
 
-def read_encoded_images(source: Hub, column: str) -> Iterator[Row]:
+def read_encoded_images(source: Hub, column: str) -> Iterator[RawRow]:
     """Yield the rows of a split, each image as a function that returns its encoded file.
 
     Raises:
@@ -63,7 +63,7 @@ def read_encoded_images(source: Hub, column: str) -> Iterator[Row]:
     encoded = rows.cast_column(column, kind(decode=False))
     for number, values in enumerate(rows.remove_columns(column)):
         read = _make_reader(encoded, column, number)
-        yield Row({**values, column: read}, f"{source.place}[{number}]")
+        yield RawRow({**values, column: read}, f"{source.place}[{number}]")
 
 
 def _find_column(rows: Dataset, path: str) -> str:

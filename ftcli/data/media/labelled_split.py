@@ -100,14 +100,19 @@ class LabelledSplit:
         return self.data.augment(example, random, self.processor)
 
     def batch(self, rows: Sequence[int], seed: int = 0, epoch: int | None = None) -> dict[str, Any]:
-        """Return the model's inputs, labels int64 [B], row numbers and their count."""
+        """Return the model's inputs, labels int64 [B], row numbers, and `num_supervised`, the number of examples."""
         augmented = epoch is not None and self.data.augments
         inputs = self._compute_inputs(rows, seed, epoch) if augmented else self._reuse_inputs(rows)
         if epoch is not None:
             randoms = [np.random.default_rng([seed, epoch, row, 1]) for row in rows]
             inputs = self.data.mask(inputs, randoms)
         labels = torch.from_numpy(self.labels[list(rows)])
-        return {"inputs": inputs, "labels": labels, "rows": list(rows), "count": len(rows)}
+        return {
+            "inputs": inputs,
+            "labels": labels,
+            "indices": list(rows),
+            "num_supervised": len(rows),
+        }
 
     def _compute_inputs(
         self, rows: Sequence[int], seed: int, epoch: int | None
@@ -155,9 +160,9 @@ class ExampleLoader(Loader):
         super().__init__(examples, batch_size, "flat", **order)  # type: ignore[arg-type]
         self.examples, self.augmented = examples, augmented
 
-    def list_batch_rows(self, epoch: int) -> list[list[int]]:
+    def list_batch_indices(self, epoch: int) -> list[list[int]]:
         """Row numbers of each batch of an epoch."""
-        return [Rows(rows, epoch) for rows in super().list_batch_rows(epoch)]
+        return [Rows(rows, epoch) for rows in super().list_batch_indices(epoch)]
 
     def batch(self, rows: Sequence[int]) -> dict[str, Any]:
         """Return the tensors of rows; see `LabelledSplit.batch`. Plain lists of rows count as epoch 0."""

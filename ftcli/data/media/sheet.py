@@ -55,13 +55,13 @@ def draw(
 
     training = split == "train"
     loader = data.loader(split, processor, count, seed=seed, shuffle=training)
-    batch = loader.batch(loader.list_batch_rows(0)[0])
+    batch = loader.batch(loader.list_batch_indices(0)[0])
     (name, inputs), *_ = batch["inputs"].items()
     down = -(-len(inputs) // ACROSS)
     figure = Figure(figsize=(3 * ACROSS, 2.6 * down), layout="constrained")
     axes = figure.subplots(down, ACROSS, squeeze=False).flatten()
     seen = []
-    for axis, example, row in zip(axes, inputs.numpy(), batch["rows"], strict=False):
+    for axis, example, row in zip(axes, inputs.numpy(), batch["indices"], strict=False):
         item = loader.examples.items[row]
         data.show(axis, example, processor)
         axis.set_title(item.label, fontsize=9)

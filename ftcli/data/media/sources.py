@@ -14,7 +14,7 @@ import numpy as np
 
 from ftcli.core.errors import UserError
 from ftcli.data.media.items import Item, normalize_split, parse_name
-from ftcli.data.rows import Row
+from ftcli.data.rows import RawRow
 from ftcli.data.sources import hub
 
 ASSETS = Path(__file__).parents[2] / "assets" / "media"
@@ -134,7 +134,7 @@ class Source:
                 raise row
             yield self._make_item(row)
 
-    def _make_item(self, row: Row) -> Item:
+    def _make_item(self, row: RawRow) -> Item:
         label = self.label or "label"
         for column in ("path", label, *([self.group] if self.group else [])):
             if column not in row.values:

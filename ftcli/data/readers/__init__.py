@@ -13,9 +13,9 @@ from functools import cache
 from pathlib import Path
 
 from ftcli.core.errors import UserError
-from ftcli.data.rows import Item
+from ftcli.data.rows import RowOrError
 
-Reader = Callable[[Path, str], Iterator[Item]]
+Reader = Callable[[Path, str], Iterator[RowOrError]]
 
 
 @cache
@@ -39,7 +39,7 @@ def can_read(path: Path) -> bool:
     return suffix_of(path) in list_readers()
 
 
-def read(path: Path, unit: str = "file") -> Iterator[Item]:
+def read(path: Path, unit: str = "file") -> Iterator[RowOrError]:
     """Yield the rows of one file, in order.
 
     Args:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from ftcli.core.errors import UserError
 from ftcli.data.readers.lines import count_lines, read_lines
-from ftcli.data.rows import BadRow, Item, Row, make_broken_row_error, shorten
+from ftcli.data.rows import LocatedRowError, RawRow, RowOrError, make_broken_row_error, shorten
 
 SUFFIXES = (".csv", ".tsv")
 csv.field_size_limit(1 << 30)
 
 
-def read(path: Path, unit: str = "file") -> Iterator[Item]:
+def read(path: Path, unit: str = "file") -> Iterator[RowOrError]:
     """Yield one row a record (a quoted field may span lines); the origin is the record's first line.
 
     Raises:
@@ -79,7 +79,7 @@ def _make_unclosed_quote_error(path: Path, start: int, end: int, error: csv.Erro
 
 def _make_row(
     header: list[str], record: list[str], origin: str, end: int, broken: list[str]
-) -> Row | BadRow:
+) -> RawRow | LocatedRowError:
     if broken:
         return make_broken_row_error(broken[0], origin)
     if len(record) != len(header):
@@ -88,7 +88,7 @@ def _make_row(
         return make_broken_row_error(
             f"has {len(record)} fields, the header has {len(header)}.{span}", origin
         )
-    return Row(dict(zip(header, record, strict=True)), origin)
+    return RawRow(dict(zip(header, record, strict=True)), origin)
 
 
 def count(path: Path) -> int:

@@ -12,7 +12,7 @@ from ftcli.data.readers import jsonl
 from ftcli.data.readers.encoding import BOM
 from ftcli.data.readers.json_array import ArrayReader
 from ftcli.data.readers.lines import open_text, read_lines
-from ftcli.data.rows import Item, Row, make_broken_row_error
+from ftcli.data.rows import RawRow, RowOrError, make_broken_row_error
 from ftcli.data.strict_json import LONGEST
 
 SUFFIXES = (".json",)
@@ -20,7 +20,7 @@ HOLDERS = ("data", "rows", "examples", "train")
 FIX = "write an array of objects, JSON lines, or an object with one list under 'data'"
 
 
-def read(path: Path, unit: str = "file") -> Iterator[Item]:
+def read(path: Path, unit: str = "file") -> Iterator[RowOrError]:
     """Yield the objects of a file; a top-level array is read in constant memory."""
     first = _read_first_character(path)
     if first == "[":
@@ -69,7 +69,7 @@ def _is_value(path: Path) -> bool:
         return strict_json.is_value(stream.read(LONGEST).decode("utf-8-sig", errors="replace"))
 
 
-def _read_held_array(path: Path) -> Iterator[Item]:
+def _read_held_array(path: Path) -> Iterator[RowOrError]:
     """Yield the rows of the array inside a single object such as {"data": [...]}."""
     whole = _load_whole(path)
     keys = [k for k in HOLDERS if isinstance(whole, dict) and isinstance(whole.get(k), list)]
@@ -99,9 +99,9 @@ def _load_whole(path: Path) -> Any:
         ) from error
 
 
-def _make_row(value: Any, origin: str) -> Item:
+def _make_row(value: Any, origin: str) -> RowOrError:
     if isinstance(value, dict):
-        return Row(value, origin)
+        return RawRow(value, origin)
     return make_broken_row_error(
         f"holds a {type(value).__name__}, expected an object with columns.", origin
     )

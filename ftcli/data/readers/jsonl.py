@@ -7,12 +7,12 @@ from pathlib import Path
 
 from ftcli.data import strict_json
 from ftcli.data.readers.lines import Line, count_lines, read_lines
-from ftcli.data.rows import Item, Row, make_broken_row_error
+from ftcli.data.rows import RawRow, RowOrError, make_broken_row_error
 
 SUFFIXES = (".jsonl", ".ndjson")
 
 
-def read(path: Path, unit: str = "file") -> Iterator[Item]:
+def read(path: Path, unit: str = "file") -> Iterator[RowOrError]:
     """Yield one row a line; blank lines are skipped."""
     decoder = strict_json.Decoder()
     for line in read_lines(path):
@@ -20,7 +20,7 @@ def read(path: Path, unit: str = "file") -> Iterator[Item]:
             yield parse(line, f"{path}:{line.number}", decoder)
 
 
-def parse(line: Line, origin: str, decoder: strict_json.Decoder) -> Item:
+def parse(line: Line, origin: str, decoder: strict_json.Decoder) -> RowOrError:
     """Parse one line into a row, or the error of that row."""
     if line.error:
         return make_broken_row_error(line.error, origin)
@@ -32,7 +32,7 @@ def parse(line: Line, origin: str, decoder: strict_json.Decoder) -> Item:
         return make_broken_row_error(
             f"holds a {type(value).__name__}, expected an object with columns.", origin
         )
-    return Row(value, origin)
+    return RawRow(value, origin)
 
 
 def count(path: Path) -> int:

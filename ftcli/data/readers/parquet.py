@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftcli.core.errors import UserError
 from ftcli.data.readers.lines import open_bytes
-from ftcli.data.rows import Item, Row, make_broken_row_error, shorten
+from ftcli.data.rows import RawRow, RowOrError, make_broken_row_error, shorten
 
 if TYPE_CHECKING:
     from pyarrow import DataType, RecordBatch
@@ -24,7 +24,7 @@ SUFFIXES = (".parquet",)
 BATCH = 1024
 
 
-def read(path: Path, unit: str = "file") -> Iterator[Item]:
+def read(path: Path, unit: str = "file") -> Iterator[RowOrError]:
     """Yield one row a record; the origin is the file and the row's number from 0.
 
     Raises:
@@ -46,7 +46,7 @@ def read(path: Path, unit: str = "file") -> Iterator[Item]:
                     yield (
                         make_broken_row_error(values, origin)
                         if isinstance(values, str)
-                        else Row(values, origin)
+                        else RawRow(values, origin)
                     )
                     number += 1
             if number != file.metadata.num_rows:

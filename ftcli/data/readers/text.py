@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ftcli.data.readers.lines import Line, read_lines
-from ftcli.data.rows import Item, Row, make_broken_row_error
+from ftcli.data.rows import RawRow, RowOrError, make_broken_row_error
 
 SUFFIXES = (".txt", ".text")
 #: A long file becomes several rows of about this many characters, cut at blank lines, so that memory is
@@ -14,7 +14,7 @@ SUFFIXES = (".txt", ".text")
 ROW_CHARACTERS = 1 << 15
 
 
-def read(path: Path, unit: str = "file") -> Iterator[Item]:
+def read(path: Path, unit: str = "file") -> Iterator[RowOrError]:
     """Yield rows with the column `text`; the origin is the line where the row begins."""
     gathered: list[Line] = []
     size = 0
@@ -39,10 +39,10 @@ def _ends_row(unit: str, blank: bool, size: int) -> bool:
     return (blank and size >= ROW_CHARACTERS) or size >= 4 * ROW_CHARACTERS
 
 
-def _make_row(gathered: list[Line], path: Path) -> Iterator[Item]:
+def _make_row(gathered: list[Line], path: Path) -> Iterator[RowOrError]:
     origin = f"{path}:{gathered[0].number}"
     broken = next((line for line in gathered if line.error), None)
     if broken is not None:
         yield make_broken_row_error(str(broken.error), f"{path}:{broken.number}")
         return
-    yield Row({"text": "".join(line.text for line in gathered).rstrip()}, origin)
+    yield RawRow({"text": "".join(line.text for line in gathered).rstrip()}, origin)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from ftcli.data.rows import Item
+from ftcli.data.rows import RowOrError
 
 
 class Source(Protocol):
@@ -15,14 +15,14 @@ class Source(Protocol):
     #: Beginning of the origins of its rows.
     place: str
 
-    def rows(self) -> Iterator[Item]:
+    def rows(self) -> Iterator[RowOrError]:
         """Yield every row, in constant memory."""
 
     def count_rows(self) -> int | None:
         """Return about how many rows there are, without reading them; None where that is not known."""
 
     @property
-    def content(self) -> str:
+    def content_hash(self) -> str:
         """Hash of the content (not of names or times), in hexadecimal."""
 
     def open_split(self, split: str) -> Source:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ftcli.core.errors import UserError
 from ftcli.data.readers import can_read, count_rows, list_readers, read
-from ftcli.data.rows import Item
+from ftcli.data.rows import RowOrError
 from ftcli.data.sources.paths import (
     check_name,
     list_files,
@@ -65,7 +65,7 @@ class Files:
         )
         return [f"{many} not read: {names}"] if self.rest else []
 
-    def rows(self) -> Iterator[Item]:
+    def rows(self) -> Iterator[RowOrError]:
         for path in self.paths:
             with translate_os_errors(path):
                 yield from read(path, self.unit)
@@ -75,7 +75,7 @@ class Files:
         return None if None in counts else sum(count for count in counts if count is not None)
 
     @cached_property
-    def content(self) -> str:
+    def content_hash(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
         for path in self.paths:
             digest.update("".join(path.suffixes).encode())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ftcli.core.errors import UserError
 from ftcli.data.readers import list_readers, suffix_of
 from ftcli.data.readers.parquet import drop_struct_nulls
-from ftcli.data.rows import Item, Row
+from ftcli.data.rows import RawRow, RowOrError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -87,17 +87,17 @@ class Hub:
         except Exception as error:  # the library lets through whatever its transport raises
             raise self._explain(error) from error
 
-    def rows(self) -> Iterator[Item]:
+    def rows(self) -> Iterator[RowOrError]:
         types = {field.name: field.type for field in self.dataset.features.arrow_schema}
         for number, values in enumerate(self.dataset):
             row = {name: drop_struct_nulls(value, types[name]) for name, value in values.items()}
-            yield Row(row, f"{self.place}[{number}]")
+            yield RawRow(row, f"{self.place}[{number}]")
 
     def count_rows(self) -> int | None:
         return len(self.dataset)
 
     @cached_property
-    def content(self) -> str:
+    def content_hash(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
         files = [file["filename"] for file in self.dataset.cache_files]
         for name in files:

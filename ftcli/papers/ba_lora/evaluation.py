@@ -51,9 +51,11 @@ class Outputs:
             for batch in loader:
                 losses = run.objective(model, batch)
                 for name, (sign, penalty) in parts.items():
-                    totals[name] += sign * batch["count"] * float(penalty(model, batch, losses))
-                tokens += batch["count"]
-                rows += len(batch["rows"])
+                    totals[name] += (
+                        sign * batch["num_supervised"] * float(penalty(model, batch, losses))
+                    )
+                tokens += batch["num_supervised"]
+                rows += len(batch["indices"])
                 if self.limit is not None and rows >= self.limit:
                     break
         if not tokens:

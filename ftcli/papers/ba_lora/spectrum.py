@@ -52,7 +52,7 @@ class Spectrum(OutputPenalty):
         """Return L_SVDR of the micro-batch."""
         hidden, head = require_logits(losses)
         with self.enable_gradient():
-            return -top_mass(head(hidden[self._select_rows(len(hidden), batch["rows"])]), self.k)
+            return -top_mass(head(hidden[self._select_rows(len(hidden), batch["indices"])]), self.k)
 
     def _select_rows(self, count: int, rows: list[int]) -> Tensor:
         """Return the positions that are rows of the matrix, ascending."""

@@ -67,7 +67,7 @@ def gsm8k_forgetting(run: Path) -> float:
 
     tuned = open_run(run)
     data = Data(
-        "asset:gsm8k", split="test", format="prompt", mask="all", limit=ROWS, packing="none",
+        "asset:gsm8k", split="test", format="prompt", train_on="all", limit=ROWS, packing="none",
         columns={"prompt": "question", "completion": "answer"}, cache_dir=tuned.data.cache_dir,
     )  # fmt: skip
     loader = data.loader("train", tuned.tokenizer, batch_size=8, shuffle=False)

@@ -176,11 +176,11 @@ def rescale_by_maximum(x: Tensor, owner: Tensor) -> Tensor:
 
 def _forward(run: Run) -> Callable[[nn.Module, Batch], None]:
     """Return a function that runs a model up to its output layer on a batch, in the run's precision."""
-    from ftcli.objectives.causal_lm import final_hidden
+    from ftcli.objectives.causal_lm import compute_hidden_and_head
 
     def forward(model: nn.Module, batch: Batch) -> None:
         with run.autocast():
-            final_hidden(model, batch, run.accelerator.device)
+            compute_hidden_and_head(model, batch, run.accelerator.device)
 
     return forward
 

@@ -52,9 +52,9 @@ class OutputChange:
 def iterate_calibration_ids(evaluator: RunEvaluator, rows: int) -> Iterator[Tensor]:
     """Yield the token ids [1, T] of the first training rows of the run."""
     run = evaluator.run
-    tokens = run.data.prepare("train", run.tokenizer)
-    for row in range(min(rows, len(tokens))):
-        yield torch.tensor([[int(t) for t in tokens.row(row)["input_ids"]]])
+    tokenized = run.data.prepare("train", run.tokenizer)
+    for row in range(min(rows, len(tokenized))):
+        yield torch.tensor([[int(t) for t in tokenized.row(row)["input_ids"]]])
 
 
 @torch.no_grad()

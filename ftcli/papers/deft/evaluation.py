@@ -68,7 +68,7 @@ class ActivationDensity:
         loader = run.data.loader(self.split, run.tokenizer, batch_size=size, seed=0, shuffle=False)
         for batch in loader:
             yield batch
-            rows += len(batch["rows"])
+            rows += len(batch["indices"])
             if self.limit is not None and rows >= self.limit:
                 return
 

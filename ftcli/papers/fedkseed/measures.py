@@ -33,8 +33,8 @@ def fedkseed_mean_error(run: Path) -> float:
     fresh = rebuild_run(run)
     pipeline: Any = fresh.pipeline
     server = Server(pipeline, fresh)
-    client = pipeline.build_client(fresh, server.loop, server.shared)
-    total = {name: value.double() * 0 for name, value in fresh.trained_state().items()}
+    client = pipeline.build_client(fresh, server.context, server.shared)
+    total = {name: value.double() * 0 for name, value in fresh.get_trained_tensors().items()}
     rows = 0
 
     def exchange(messages: Mapping[int, bytes]) -> ClientUpdate:
@@ -44,12 +44,12 @@ def fedkseed_mean_error(run: Path) -> float:
             replies[number] = client.answer(number, message)
             client_rows = unpack_reply(replies[number]).rows
             rows += client_rows
-            for name, value in fresh.trained_state().items():
+            for name, value in fresh.get_trained_tensors().items():
                 total[name] += client_rows * value.double()
         return ClientUpdate(replies, 0, 0)
 
     server.run_round(exchange)
-    state = fresh.trained_state()
+    state = fresh.get_trained_tensors()
     return max((state[n].double() - total[n] / rows).abs().max().item() for n in total)
 
 

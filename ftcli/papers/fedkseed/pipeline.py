@@ -19,7 +19,7 @@ from ftcli.pipelines.federated.shared_model import SharedModel
 if TYPE_CHECKING:
     from ftcli.core.callback import State
     from ftcli.core.run import Run
-    from ftcli.trainer.loop import Loop
+    from ftcli.trainer.context import TrainingContext
 
 #: A step in a client's reply: candidate uint16, slope float32, little-endian; 6 bytes.
 STEP = struct.Struct("<Hf")
@@ -44,19 +44,19 @@ class FedKSeed(Federated):
 
     biased: bool = False  # draw candidates by the size of their slopes so far (FedKSeed-Pro)
 
-    def build_shared_model(self, loop: Loop) -> Scalars:
+    def build_shared_model(self, context: TrainingContext) -> Scalars:
         """Return the scalars, with the model's current weights as the initial ones."""
-        return Scalars(loop, self.biased)
+        return Scalars(context, self.biased)
 
-    def check(self, run: Run, loop: Loop) -> None:
+    def check(self, run: Run, context: TrainingContext) -> None:
         """Refuse settings with which the sums of scalars are not the mean of the clients' models.
 
         Raises:
             UserError: the optimizer is not KSeed or has more than 2^16 candidates, there is weight
                 decay, or the learning rate is not constant; see also `Federated.check`.
         """
-        super().check(run, loop)
-        optimizer: Any = loop.optimizer
+        super().check(run, context)
+        optimizer: Any = context.optimizer
         if not isinstance(optimizer, KSeed):
             raise UserError(
                 f"pipeline=fedkseed needs steps along a pool of seeds, which "
@@ -76,7 +76,7 @@ class FedKSeed(Federated):
                 where="optimizer.weight_decay",
                 fix="optimizer.weight_decay=0",
             )
-        steps = loop.state.max_steps
+        steps = context.state.max_steps
         if any(run.scheduler.factor(step, steps) != 1 for step in range(steps)):
             raise UserError(
                 "sums of scalars represent the weights only if the learning rate is constant.",
@@ -93,11 +93,11 @@ class Scalars(SharedModel):
         size, seen: for each candidate the sum of |g| and their number plus one, float64 [K].
     """
 
-    def __init__(self, loop: Loop, biased: bool = False) -> None:
-        super().__init__(loop)
-        optimizer: Any = loop.optimizer
+    def __init__(self, context: TrainingContext, biased: bool = False) -> None:
+        super().__init__(context)
+        optimizer: Any = context.optimizer
         self.biased, count = biased, len(optimizer.pool)
-        self.start = [p.detach().clone() for p in loop.parameters]
+        self.start = [p.detach().clone() for p in context.parameters]
         self.sums = np.zeros(count, FLOATS)
         self.size, self.seen = np.zeros(count), np.ones(count)
         self._local_steps: list[tuple[int, float]] = []
@@ -115,9 +115,9 @@ class Scalars(SharedModel):
         if self._rebuilt is None or self._rebuilt[0] != sums:
             self._rebuilt = None
             self._set_parameters(self.start)
-            optimizer: Any = self.loop.optimizer
+            optimizer: Any = self.context.optimizer
             optimizer.apply_sums(np.frombuffer(sums, FLOATS).tolist())
-            self._rebuilt = (sums, [p.detach().clone() for p in self.loop.parameters])
+            self._rebuilt = (sums, [p.detach().clone() for p in self.context.parameters])
         else:
             self._set_parameters(self._rebuilt[1])
 
@@ -129,7 +129,7 @@ class Scalars(SharedModel):
 
     def after_step(self, state: State) -> None:
         """Record candidate and slope, unless the step was dropped."""
-        optimizer: Any = state.run.optimizer.optimizer
+        optimizer: Any = state.run.optimizer_builder.optimizer
         if optimizer.index is not None:
             self._local_steps.append((optimizer.index, optimizer.last_directions[0].slope))
 
@@ -171,7 +171,7 @@ class Scalars(SharedModel):
 
     def _set_parameters(self, values: Sequence[torch.Tensor]) -> None:
         with torch.no_grad():
-            for parameter, value in zip(self.loop.parameters, values, strict=True):
+            for parameter, value in zip(self.context.parameters, values, strict=True):
                 parameter.copy_(value)
 
 
@@ -193,6 +193,6 @@ def rebuild_from_sums(folder: Path) -> Run:
     run = build_run(dict(load(folder / "config.yaml").config) | {"logger": {}})
     run.load_model()
     named = [(n, p) for n, p in run.model.named_parameters() if p.requires_grad]
-    optimizer: Any = run.optimizer.build(named, run.accelerator.device)
+    optimizer: Any = run.optimizer_builder.build(named, run.accelerator.device)
     optimizer.apply_sums(np.frombuffer((folder / FILE).read_bytes(), FLOATS).tolist())
     return run

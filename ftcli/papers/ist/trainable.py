@@ -122,7 +122,7 @@ class Ist(Rst):
             "train", run.tokenizer, batch_size=self.score_batch, seed=seed + 1, shuffle=True
         )
         epoch, place = divmod(self.rounds, len(loader))
-        return loader.batch(loader.list_batch_rows(epoch)[place])
+        return loader.batch(loader.list_batch_indices(epoch)[place])
 
 
 def update_scores(scores: Tensor, sets: list[Tensor], losses: Tensor, lr: float) -> Tensor:

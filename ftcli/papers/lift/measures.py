@@ -14,20 +14,20 @@ STEPS = 3
 @measure(exact=True)
 def lift_budget_llama2_7b(_run: Path) -> float:
     """Sum of min((m + n) * 128, m * n) over the linears of the architecture, on the meta device."""
-    from ftcli.models.causal_lm import CausalLM
+    from ftcli.models.causal_lm import CausalLMSource
     from ftcli.papers.lift.trainable import count_entries
 
-    source = CausalLM("meta-llama/Llama-2-7b-hf", architecture="llama2_7b")
+    source = CausalLMSource("meta-llama/Llama-2-7b-hf", architecture="llama2_7b")
     return float(count_entries(source.build_meta_model(), RANK))
 
 
 @measure(exact=True)
 def lift_budget_llama3_8b(_run: Path) -> float:
     """Sum of min((m + n) * 128, m * n) over the linears of the architecture, on the meta device."""
-    from ftcli.models.causal_lm import CausalLM
+    from ftcli.models.causal_lm import CausalLMSource
     from ftcli.papers.lift.trainable import count_entries
 
-    source = CausalLM("meta-llama/Meta-Llama-3-8B", architecture="llama3_8b")
+    source = CausalLMSource("meta-llama/Meta-Llama-3-8B", architecture="llama3_8b")
     return float(count_entries(source.build_meta_model(), RANK))
 
 
@@ -51,7 +51,7 @@ def lift_support_excess(run: Path) -> float:
     deviations = 0
     for name, parameter in fresh.model.named_parameters():
         moved = (parameter != before[name]).flatten()
-        support = fresh.optimizer.optimizer.support(parameter)
+        support = fresh.optimizer_builder.optimizer.support(parameter)
         if support is not None:
             deviations += abs(len(support) - budget(parameter, policy.rank))
             moved[support] = False

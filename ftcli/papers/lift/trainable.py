@@ -133,7 +133,7 @@ class Lift(Trainable):
             optimizer.restrict(self._targets[name], indices)
 
     def _get_optimizer(self, run: Run) -> Any:
-        return require_method(run.optimizer.optimizer, "restrict", "trainable=lift")
+        return require_method(run.optimizer_builder.optimizer, "restrict", "trainable=lift")
 
 
 def find_targets(model: nn.Module) -> list[Linear]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ftcli.core.errors import UserError
 from ftcli.data.dataset import Data
-from ftcli.data.tokens import Tokens
+from ftcli.data.tokens import TokenizedSplit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,21 +42,21 @@ class JoinedText(Data):
             what = f"a text cannot come again after {self.returns} others."
             raise UserError(what, where="data.returns", fix="data.returns=null")
         self._rendering = replace(self._rendering, max_length=UNCUT)
-        self._joined: dict[str, JoinedTokens] = {}
+        self._joined: dict[str, JoinedSplit] = {}
 
     def prepare(
         self, split: str, tokenizer: PreTrainedTokenizerBase, progress: Any = None
-    ) -> JoinedTokens:
+    ) -> JoinedSplit:
         """Return the rows of a split.
 
         Raises:
             UserError: as `Data.prepare`; or the split has fewer than `max_length` tokens.
         """
-        tokens = super().prepare(split, tokenizer, progress)
-        joined = self._joined.get(tokens.fingerprint)
+        tokenized = super().prepare(split, tokenizer, progress)
+        joined = self._joined.get(tokenized.fingerprint)
         if joined is None:
-            joined = JoinedTokens(tokens, self.max_length, self.returns)
-            self._joined[tokens.fingerprint] = joined
+            joined = JoinedSplit(tokenized, self.max_length, self.returns)
+            self._joined[tokenized.fingerprint] = joined
         if not len(joined):
             raise UserError(
                 f"the texts of '{split}' have {len(joined.source)} tokens, less than one row.",
@@ -66,11 +66,11 @@ class JoinedText(Data):
         return joined
 
 
-class JoinedTokens(Tokens):
+class JoinedSplit(TokenizedSplit):
     """The tokens of a split in rows of one length.
 
     Args:
-        tokens: the documents.
+        tokenized: the documents.
         length: tokens of a row.
         returns: see `JoinedText`.
 
@@ -80,21 +80,24 @@ class JoinedTokens(Tokens):
         again: whether a token belongs to a document that came before, bool [rows * length].
     """
 
-    def __init__(self, tokens: Tokens, length: int, returns: int | None) -> None:
-        super().__init__(*tokens.folders)
-        self.documents = tokens
-        order, again = order_documents(len(tokens), returns)
-        sizes = tokens.lengths[order]
-        starts = np.repeat(tokens.offsets[order] - (np.cumsum(sizes) - sizes), sizes)
+    def __init__(self, tokenized: TokenizedSplit, length: int, returns: int | None) -> None:
+        super().__init__(*tokenized.folders)
+        self.documents = tokenized
+        order, again = order_documents(len(tokenized), returns)
+        sizes = tokenized.lengths[order]
+        starts = np.repeat(tokenized.offsets[order] - (np.cumsum(sizes) - sizes), sizes)
         places = starts + np.arange(len(starts))
         self.source = np.repeat(order, sizes)
         rows = len(places) // length
         kept = places[: rows * length]
-        self.ids, self.learned = np.asarray(tokens.ids)[kept], np.asarray(tokens.learned)[kept]
+        self.ids, self.loss_mask = (
+            np.asarray(tokenized.ids)[kept],
+            np.asarray(tokenized.loss_mask)[kept],
+        )
         self.again = np.repeat(again, sizes)[: rows * length]
         self.offsets, self.sizes = np.arange(rows + 1) * length, [rows]
-        self.learned[self.offsets[:-1]] = 0  # nothing stands before it to predict it from
-        self.meta = {**tokens.meta, "tokens": len(kept), "supervised": int(self.learned.sum())}
+        self.loss_mask[self.offsets[:-1]] = 0  # nothing stands before it to predict it from
+        self.meta = {**tokenized.meta, "tokens": len(kept), "supervised": int(self.loss_mask.sum())}
 
     def origin(self, index: int) -> str:
         """Return the origin of the document in which a row begins."""

@@ -39,19 +39,19 @@ class LossByLength:
         Raises:
             UserError: the split has no learned token.
         """
-        tokens = run.data.prepare(self.split, run.tokenizer)
-        again = getattr(tokens, "again", None)
-        rows = range(min(len(tokens), self.limit or len(tokens)))
+        tokenized = run.data.prepare(self.split, run.tokenizer)
+        again = getattr(tokenized, "again", None)
+        rows = range(min(len(tokenized), self.limit or len(tokenized)))
         scores: dict[str, float] = {}
         with evaluation_mode(run) as model:
             for length in self.lengths:
                 sums = torch.zeros(2, 2, dtype=torch.float64)  # new and returned: losses, tokens
                 for row in rows:
-                    here = slice(int(tokens.offsets[row]), int(tokens.offsets[row + 1]))
+                    here = slice(int(tokenized.offsets[row]), int(tokenized.offsets[row + 1]))
                     marked = torch.zeros(here.stop - here.start, dtype=torch.bool)
                     if again is not None:
                         marked = torch.from_numpy(again[here].copy())
-                    document = {k: torch.as_tensor(v).long() for k, v in tokens.row(row).items()}
+                    document = {k: torch.as_tensor(v).long() for k, v in tokenized.row(row).items()}
                     sums += self._measure_row(run, model, document, marked, length)
                 scores |= _name_scores(sums, length)
         if not scores:

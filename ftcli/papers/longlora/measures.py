@@ -51,7 +51,7 @@ def longlora_leak(run: Path) -> float:
     fresh = rebuild_run(run)
     fresh.load_model()
     loader, batch = fresh.build_loader(), first_batch(fresh)
-    one = loader.batch(batch["rows"][:1])
+    one = loader.batch(batch["indices"][:1])
     other = {**one, "input_ids": one["input_ids"].clone()}
     other["input_ids"][0, -1] = (other["input_ids"][0, -1] + 1) % 1000 + 5
     fresh.model.train()
@@ -68,13 +68,13 @@ def longlora_evaluation_difference(run: Path) -> float:
     """
     import torch
 
-    from ftcli.models.causal_lm import CausalLM
+    from ftcli.models.causal_lm import CausalLMSource
     from ftcli.reproduce.probe import first_batch, loss_of, rebuild_run
 
     fresh = rebuild_run(run)
     fresh.load_model()
     source: Any = fresh.model_source
-    plain = CausalLM(source.path, dtype=source.dtype, rope_scaling=source.rope_scaling).load()
+    plain = CausalLMSource(source.path, dtype=source.dtype, rope_scaling=source.rope_scaling).load()
     batch = first_batch(fresh)
     with torch.no_grad():
         losses = [loss_of(fresh, model.eval(), batch) for model in (fresh.model, plain)]

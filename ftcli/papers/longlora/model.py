@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ftcli.core.errors import UserError
-from ftcli.models.causal_lm import CausalLM
+from ftcli.models.causal_lm import CausalLMSource
 from ftcli.papers.longlora.head_groups import build_mask, group_heads, read_lengths
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass
-class ShortGroupsLM(CausalLM):
-    """A causal language model that trains with attention in groups (LongLoRA, arXiv 2309.12307, section 3.2).
+class ShortGroupsSource(CausalLMSource):
+    """Loads a causal language model that trains with attention in groups (LongLoRA, arXiv 2309.12307, section 3.2).
 
     Evaluation and generation use full attention, so the result is an ordinary model.
     """
@@ -44,7 +44,7 @@ class ShortGroupsLM(CausalLM):
         """Load the model, and make it attend in groups whenever it is in training mode.
 
         Raises:
-            UserError: as `CausalLM.load`; or a layer's attention is not full.
+            UserError: as `CausalLMSource.load`; or a layer's attention is not full.
         """
         model = super().load(device)
         if self.groups != "none":
@@ -107,7 +107,7 @@ def _fit_mask(mask: Tensor, backbone: Any) -> Tensor:
     return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
 
-def _refuse_other_attention(model: Any, source: ShortGroupsLM) -> None:
+def _refuse_other_attention(model: Any, source: ShortGroupsSource) -> None:
     """Raise where layers attend by windows or chunks, or by a kernel that takes no mask for each head."""
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
     flash = "flash" in str(model.config._attn_implementation)

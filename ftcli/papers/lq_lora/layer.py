@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from peft import PeftConfig
-from peft.tuners.tuners_utils import check_adapters_to_merge
 from peft.utils import PeftType
 from torch import Tensor, nn
 from torch.autograd.function import Function
 from transformers.pytorch_utils import Conv1D
 
-from ftcli.methods.tuners.base import Tuner, TunerLayer, register
+from ftcli.methods.tuners.base import Tuner, register
+from ftcli.methods.tuners.freed import FreedWeightLayer
 from ftcli.models.mixed_precision import disable_autocast, get_product_dtype
 from ftcli.papers.lq_lora.decomposition import Decomposition
 from ftcli.papers.lq_lora.normal_float import PackedNormalFloat
@@ -61,14 +61,11 @@ class PackedProduct(Function):
             return grads[0] @ ctx.packed.weight().to(grads[0].dtype), None
 
 
-class LqLoraLinear(TunerLayer):
+class LqLoraLinear(FreedWeightLayer):
     """x Q^T + (lora_alpha / r) (x A^T) B^T, with Q packed; before the decomposition, W in the place of Q.
 
     Q is part of the adapter's state: it is saved and loaded with A and B, because without the data that
     weighed the decomposition it cannot be computed again. Once there is a Q, W is freed.
-
-    Attributes:
-        weight_dtype: dtype of W, in which a merged weight is.
     """
 
     adapter_layer_names = ("lqlora_A", "lqlora_B")
@@ -80,25 +77,11 @@ class LqLoraLinear(TunerLayer):
         super().__init__(base_layer)
         self.lqlora_Q = nn.ModuleDict()
         self.scaling: dict[str, float] = {}
-        base: Any = base_layer
-        self.transposed = isinstance(base_layer, Conv1D)
-        self.weight_dtype: torch.dtype = base.weight.dtype
-        self._beside_merged: nn.Parameter | None = (
-            None  # the base's weight while an adapter is merged
-        )
-
-    @property
-    def dense(self) -> Tensor:
-        """W [out, in], of a layer that is not decomposed yet."""
-        weight: Any = self.get_base_layer().weight
-        return weight.T if self.transposed else weight
 
     def add(self, adapter: str, config: LqLoraConfig) -> None:
         """Add an adapter as LoRA starts, without a Q of its own."""
         base: Any = self.get_base_layer()
-        out, width = (
-            (base.nf, base.nx) if self.transposed else (base.out_features, base.in_features)
-        )
+        out, width = self.shape
         like = {"dtype": torch.float32, "device": base.weight.device}
         start = nn.init.kaiming_uniform_(torch.empty(config.r, width, **like), a=math.sqrt(5))
         self.lqlora_A[adapter] = nn.Parameter(start)
@@ -127,12 +110,6 @@ class LqLoraLinear(TunerLayer):
             self.lqlora_B[adapter].copy_(parts.left / root)
         self.release_weight()
 
-    def release_weight(self) -> None:
-        """Free W. What remains is int8, since models ask a weight for its dtype and cast to floating ones."""
-        base: Any = self.get_base_layer()
-        empty = torch.empty(0, dtype=torch.int8, device=base.weight.device)
-        base.weight = nn.Parameter(empty, requires_grad=False)
-
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Map [.., in] to [.., out].
 
@@ -145,16 +122,14 @@ class LqLoraLinear(TunerLayer):
                 "each adapter has a quantised weight of its own; activate one at a time"
             )
         packed = self.packed(active[0]) if active else None if self.merged else self.packed()
-        base: Any = self.get_base_layer()
-        if packed is None and not base.weight.numel():
+        if packed is None and self.is_freed:
             raise ValueError(
                 f"{active[0]} has no quantised weight, and the base's was freed for another's"
             )
         if packed is None:
             out = self.base_layer(x)
         else:
-            out = PackedProduct.apply(x, packed)
-            out = out if base.bias is None else out + base.bias.to(out.dtype)
+            out = self.add_bias(PackedProduct.apply(x, packed))
         for name in active:
             a, b = self.lqlora_A[name], self.lqlora_B[name]
             low = nn.functional.linear(self._cast_input_dtype(x, a.dtype), a)
@@ -169,47 +144,10 @@ class LqLoraLinear(TunerLayer):
         product = self.lqlora_B[adapter].float() @ self.lqlora_A[adapter].float()
         return start + self.scaling[adapter] * product
 
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Put the sum of quantised and low-rank part in the place of the weight.
-
-        Raises:
-            ValueError: more than one adapter is to be merged, or the weight is not finite (safe_merge).
-        """
-        for adapter in check_adapters_to_merge(self, adapter_names):
-            if self.merged:
-                raise ValueError("each adapter has a quantised weight of its own; merge one")
-            weight = self.compute_weight(adapter)
-            if safe_merge and not torch.isfinite(weight).all():
-                raise ValueError(f"merging {adapter} gives values that are not finite")
-            base: Any = self.get_base_layer()
-            self._beside_merged = base.weight
-            self._set_dense(weight)
-            self.merged_adapters.append(adapter)
-
-    def unmerge(self) -> None:
-        """Return to the packed matrix beside the low-rank part."""
-        base: Any = self.get_base_layer()
-        if self._beside_merged is not None:
-            base.weight = self._beside_merged
-        self._beside_merged, self.merged_adapters = None, []
-
-    def unload_and_optionally_merge_module(
-        self, merge: bool, safe_merge: bool, adapter_names: list[str] | None
-    ) -> nn.Module:
-        """Return the plain layer, with the trained weight (merge) or with Q."""
-        if merge:
-            self.merge(safe_merge, adapter_names)
-        else:
-            self.unmerge()
-            packed = self.packed()
-            if packed is not None:
-                self._set_dense(packed.weight())
-        return self.get_base_layer()
-
-    def _set_dense(self, weight: Tensor) -> None:
-        base: Any = self.get_base_layer()
-        shaped = weight.T.contiguous() if self.transposed else weight
-        base.weight = nn.Parameter(shaped.to(self.weight_dtype), requires_grad=False)
+    def compute_base_weight(self) -> Tensor | None:
+        """Return Q, which is what remains of W without the low-rank part; None before the decomposition."""
+        packed = self.packed()
+        return None if packed is None else packed.weight()
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         """Free W where a matrix comes with the state; the matrix itself is loaded as a part of this layer."""

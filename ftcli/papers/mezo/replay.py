@@ -44,7 +44,7 @@ def replay_run(folder: Path) -> Run:
     run = build_run(dict(load(folder / "config.yaml").config) | {"logger": {}})
     run.load_model()
     named = [(n, p) for n, p in run.model.named_parameters() if p.requires_grad]
-    optimizer: Any = run.optimizer.build(named, run.accelerator.device)
+    optimizer: Any = run.optimizer_builder.build(named, run.accelerator.device)
     state = State(run, run.model, 0)
     selectors = [part for part in (run.method, run.trainable) if part is not None]
     for selector in selectors:  # they choose which weights move

@@ -40,7 +40,7 @@ class HalvedValidation(RunEvaluator):
             self.load(tensors)
         run = self.run
         loader = run.data.loader("validation", run.tokenizer, batch_size=8, seed=0, shuffle=False)
-        batches = loader.list_batch_rows(0)
+        batches = loader.list_batch_indices(0)
         middle = len(batches) // 2
         total, count = 0.0, 0
         with evaluation_mode(run) as model:

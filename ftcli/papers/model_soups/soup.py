@@ -138,7 +138,7 @@ class ModelPool:
             "validation", run.tokenizer, batch_size=run.trainer.batch_size, seed=0, shuffle=True
         )
         for epoch in range(epochs):
-            for rows in loader.list_batch_rows(epoch):
+            for rows in loader.list_batch_indices(epoch):
                 weights = mixture.weights()
                 mixed = {
                     f"model.{n}": base[n]

@@ -71,9 +71,9 @@ def qst_kept_states_difference(run: Path) -> float:
 
     trained = open_run(run)
     loader, layer, furthest = trained.build_loader(), side_layer(trained.model), 0.0
-    second = [loader.batch(rows) for rows in loader.list_batch_rows(1)[:KEPT_BATCHES]]
-    wanted = {row for batch in second for row in batch["rows"]}
-    first = [rows for rows in loader.list_batch_rows(0) if wanted & set(rows)]
+    second = [loader.batch(rows) for rows in loader.list_batch_indices(1)[:KEPT_BATCHES]]
+    wanted = {row for batch in second for row in batch["indices"]}
+    first = [rows for rows in loader.list_batch_indices(0) if wanted & set(rows)]
     store = HiddenStates(Store(float("inf")))
     with torch.no_grad():
         plain = [loss_of(trained, trained.model, batch) for batch in second]
@@ -109,7 +109,7 @@ def qst_step_over_lora(run: Path) -> float:
 def load_first_batches(run: Run, count: int) -> list[dict[str, Any]]:
     """Return the batches that the run trains on first."""
     loader = run.build_loader()
-    return [loader.batch(rows) for rows in loader.list_batch_rows(0)[:count]]
+    return [loader.batch(rows) for rows in loader.list_batch_indices(0)[:count]]
 
 
 def measure_seconds(run: Run, batches: list[dict[str, Any]]) -> float:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ftcli.core.errors import UserError
-from ftcli.methods.base import refuse_names
+from ftcli.methods.base import check_names
 from ftcli.methods.full import Full
 from ftcli.optimizers.state import drop
 from ftcli.papers.sara.entries import (
@@ -96,7 +96,7 @@ class SaRA(Full):
             UserError: entries are selected again and there are several processes, which exchange
                 gradients of fixed size.
         """
-        self._optimizer, self._entries = run.optimizer.optimizer, find_entries(run.model)
+        self._optimizer, self._entries = run.optimizer_builder.optimizer, find_entries(run.model)
         if self.reselect_at is not None and run.accelerator.num_processes > 1:
             raise UserError(
                 "selecting entries again changes the size of the trained vectors, which is not "
@@ -127,13 +127,13 @@ class SaRA(Full):
             chosen[saved[name].to(chosen.device)] = True
             entries.restrict(chosen)
 
-    def state(self, model: nn.Module) -> dict[str, Tensor]:
+    def get_trained_tensors(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the values [k] of the first selection by weight, float32, and sums of positions."""
         by_name = find_entries(model)
         values = {name: entries.all_values() for name, entries in by_name.items()}
         return values | {POSITIONS: _sum_positions(by_name)}
 
-    def load_state(self, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    def load_trained_tensors(self, model: nn.Module, tensors: dict[str, Tensor]) -> None:
         """Load values into the entries selected in this base.
 
         Raises:
@@ -141,7 +141,7 @@ class SaRA(Full):
         """
         by_name = find_entries(model)
         names = {*by_name, POSITIONS}
-        refuse_names(sorted(names - tensors.keys()), sorted(tensors.keys() - names))
+        check_names(sorted(names - tensors.keys()), sorted(tensors.keys() - names))
         if not torch.equal(tensors[POSITIONS].cpu(), _sum_positions(by_name)):
             raise UserError(
                 "the checkpoint's entries are not those below the threshold in this base: it was "

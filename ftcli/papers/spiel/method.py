@@ -111,10 +111,10 @@ class SpIEL(Peft):
 
         named = run.model.named_modules()
         self._layers = {name: m for name, m in named if isinstance(m, SpIELLinear)}
-        optimizer, self._candidates = run.optimizer.optimizer, {}
+        optimizer, self._candidates = run.optimizer_builder.optimizer, {}
         self._check_options(optimizer, run.accelerator.num_processes)
         for group in optimizer.param_groups:  # deltas are vectors, which otherwise have no decay
-            group["weight_decay"] = run.optimizer.weight_decay
+            group["weight_decay"] = run.optimizer_builder.weight_decay
         if self.growth == "ma":
             for layer in self._layers.values():
                 optimizer.set_layout(*_get_delta(layer), layer.shape)
@@ -135,7 +135,7 @@ class SpIEL(Peft):
             return
         share, optimizer = (
             self.drop_share(state.step, state.max_steps),
-            state.run.optimizer.optimizer,
+            state.run.optimizer_builder.optimizer,
         )
         accumulation = state.run.trainer.gradient_accumulation_steps
         for name, layer in self._layers.items():

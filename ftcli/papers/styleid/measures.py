@@ -15,10 +15,10 @@ def styleid_features_sd1_5(_run: Path) -> float:
     """Number of elements of queries, keys and values over all steps, counted on the meta device."""
     import torch
 
-    from ftcli.models.ldm import Ldm
+    from ftcli.models.ldm import LdmSource
     from ftcli.papers.styleid.attention import Features, tap_attention
 
-    source = Ldm("stable-diffusion-v1-5/stable-diffusion-v1-5", architecture="sd1_5")
+    source = LdmSource("stable-diffusion-v1-5/stable-diffusion-v1-5", architecture="sd1_5")
     model = source.build_meta_model()
     features: Features = {}
     with torch.no_grad(), tap_attention(model.part("denoiser"), LAYERS) as taps:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ftcli.core.run import Run
     from ftcli.pipelines.federated.client import Client
     from ftcli.pipelines.federated.shared_model import SharedModel
+    from ftcli.trainer.context import TrainingContext
     from ftcli.trainer.ending import Outcome
-    from ftcli.trainer.loop import Loop
 
 
 @dataclass
@@ -56,10 +56,10 @@ class Federated(ABC):
             )
 
     @abstractmethod
-    def build_shared_model(self, loop: Loop) -> SharedModel:
-        """Return the global model of one process; `loop` holds the initial model."""
+    def build_shared_model(self, context: TrainingContext) -> SharedModel:
+        """Return the global model of one process; `context` holds the initial model."""
 
-    def check(self, run: Run, loop: Loop) -> None:
+    def check(self, run: Run, context: TrainingContext) -> None:
         """Refuse settings that federated rounds do not support.
 
         Raises:
@@ -77,7 +77,9 @@ class Federated(ABC):
                 where="trainable",
                 fix="~trainable",
             )
-        if getattr(run.data, "sources", None) is not None or getattr(run.data, "total", None):
+        if getattr(run.data, "sources", None) is not None or getattr(
+            run.data, "rows_per_epoch", None
+        ):
             raise UserError(
                 "clients pass over their own rows, so that weights and a total would have no effect.",
                 where="data.sources",
@@ -89,35 +91,37 @@ class Federated(ABC):
                 where="data.packing",
                 fix="data.packing=flat",
             )
-        if loop.state.max_steps % self.local_steps:
+        if context.state.max_steps % self.local_steps:
             raise UserError(
-                f"{loop.state.max_steps} steps cannot be divided into whole rounds of {self.local_steps}.",
+                f"{context.state.max_steps} steps cannot be divided into whole rounds of {self.local_steps}.",
                 where="pipeline.local_steps",
-                fix=f"trainer.max_steps={-(-loop.state.max_steps // self.local_steps) * self.local_steps}",
+                fix=f"trainer.max_steps={-(-context.state.max_steps // self.local_steps) * self.local_steps}",
             )
 
-    def start(self, run: Run) -> tuple[Loop, SharedModel]:
-        """Return the loop of this process with the initial model, and the shared model in it."""
-        loop = run.trainer.build_loop(run)
-        if isinstance(run.optimizer, Replayable):
-            run.optimizer.path = None  # its log is of one row of steps, and clients have many
-        self.check(run, loop)
-        shared = self.build_shared_model(loop)
-        loop.callbacks["federation"] = shared
-        return loop, shared
+    def start(self, run: Run) -> tuple[TrainingContext, SharedModel]:
+        """Return the training context of this process with the initial model, and the shared model in it."""
+        context = run.trainer.prepare_training(run)
+        if isinstance(run.optimizer_builder, Replayable):
+            run.optimizer_builder.path = (
+                None  # its log is of one row of steps, and clients have many
+            )
+        self.check(run, context)
+        shared = self.build_shared_model(context)
+        context.callbacks["federation"] = shared
+        return context, shared
 
-    def build_client(self, run: Run, loop: Loop, shared: SharedModel) -> Client:
+    def build_client(self, run: Run, context: TrainingContext, shared: SharedModel) -> Client:
         """Return the client that trains for any client number in this process."""
         from ftcli.pipelines.federated.client import Client
 
-        return Client(self, run, loop, shared)
+        return Client(self, run, context, shared)
 
-    def fit(self, run: Run, resume: Path | None = None) -> Outcome:
+    def fit(self, run: Run, checkpoint: Path | None = None) -> Outcome:
         """Train `run` to the end, or to the end of the round in which a stop is requested.
 
         Args:
-            resume: the checkpoint to go on from.
+            checkpoint: the folder to go on from.
         """
         from ftcli.pipelines.federated.server import Server
 
-        return Server(self, run).fit(resume)
+        return Server(self, run).fit(checkpoint)

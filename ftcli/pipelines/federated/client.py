@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ftcli.core.run import Run
     from ftcli.pipelines.federated.base import Federated
     from ftcli.pipelines.federated.shared_model import SharedModel
-    from ftcli.trainer.loop import Batch, Loop
+    from ftcli.trainer.context import Batch, TrainingContext
 
 
 class Client:
@@ -27,14 +27,16 @@ class Client:
     and the message, whichever process does it and whether or not the run was interrupted.
 
     Args:
-        loop: the loop of this process; every message overwrites its model.
+        context: the training context of this process; every message overwrites its model.
     """
 
-    def __init__(self, settings: Federated, run: Run, loop: Loop, shared: SharedModel) -> None:
-        self.settings, self.run, self.loop, self.shared = settings, run, loop, shared
+    def __init__(
+        self, settings: Federated, run: Run, context: TrainingContext, shared: SharedModel
+    ) -> None:
+        self.settings, self.run, self.context, self.shared = settings, run, context, shared
         self.loader = run.build_loader()
         group = self.loader.group
-        labels = read_categories(run.data, self.loader.tokens, settings.by, group)
+        labels = read_categories(run.data, self.loader.prepared, settings.by, group)
         parts = split_rows(labels, settings.clients, settings.partition, settings.alpha, run.seed)
         self.rows = [[group * row + i for row in part for i in range(group)] for part in parts]
 
@@ -45,25 +47,27 @@ class Client:
         round_, body = unpack_request(message)
         self.shared.load(body)
         torch.manual_seed(derive_seed(self.run.seed, client, round_))
-        local = self._loop(client, round_, body)
+        local = self._build_round_context(client, round_, body)
         for batches in self._batches(client, round_):
             self.run.trainer.train_step(local, batches)
-        loss = local.take_figures()["loss"]
+        loss = local.pop_metrics()["loss"]
         rows, state = len(self.rows[client]) // self.loader.group, local.state
-        counted = (state.tokens, state.supervised, local.meter.forwards)
+        counted = (state.tokens, state.supervised, local.meter.evaluations)
         return Reply(rows, *counted, loss, self.shared.build_reply()).pack()
 
-    def _loop(self, client: int, round_: int, body: bytes) -> Loop:
-        """Return the loop of one client in one round, with a new optimizer and meter."""
-        run, loop = self.run, self.loop
+    def _build_round_context(self, client: int, round_: int, body: bytes) -> TrainingContext:
+        """Return the training context of one client in one round, with a new optimizer and meter."""
+        run, context = self.run, self.context
         named = [(n, p) for n, p in run.model.named_parameters() if p.requires_grad]
-        optimizer: Any = run.optimizer.build(named, run.accelerator.device)
+        optimizer: Any = run.optimizer_builder.build(named, run.accelerator.device)
         if hasattr(optimizer, "reseed"):
             optimizer.reseed(derive_seed(run.seed, client, round_))
         self.shared.begin_client(optimizer, body)
-        state = State(run, run.model, loop.state.max_steps, step=round_ * self.settings.local_steps)
+        state = State(
+            run, run.model, context.state.max_steps, step=round_ * self.settings.local_steps
+        )
         run.model.train()
-        return replace(loop, optimizer=optimizer, state=state, meter=Meter())
+        return replace(context, optimizer=optimizer, state=state, meter=Meter())
 
     def _batches(self, client: int, round_: int) -> Iterator[list[Batch]]:
         """Yield the micro-batches of each local step, from shuffled passes over the client's rows."""

@@ -14,7 +14,7 @@ from ftcli.pipelines.federated.base import Federated
 from ftcli.pipelines.federated.shared_model import SharedModel
 
 if TYPE_CHECKING:
-    from ftcli.trainer.loop import Loop
+    from ftcli.trainer.context import TrainingContext
 
 
 @dataclass
@@ -25,9 +25,9 @@ class FedAvg(Federated):
     Every client starts a new optimizer in every round.
     """
 
-    def build_shared_model(self, loop: Loop) -> Weights:
-        """Return the shared model on the weights of `loop`."""
-        return Weights(loop)
+    def build_shared_model(self, context: TrainingContext) -> Weights:
+        """Return the shared model on the weights of `context`."""
+        return Weights(context)
 
 
 class Weights(SharedModel):
@@ -39,14 +39,14 @@ class Weights(SharedModel):
 
     def load(self, body: bytes) -> None:
         """Load the weights into the model."""
-        self.loop.run.method.load_state(self.loop.run.model, read(body))
+        self.context.run.method.load_trained_tensors(self.context.run.model, read(body))
 
     def build_reply(self) -> bytes:
         """Return the client's weights, in the evaluation mode of its optimizer."""
-        optimizer = self.loop.run.optimizer
-        optimizer.eval_mode()
+        optimizer = self.context.run.optimizer_builder
+        optimizer.swap_in_eval_weights()
         body = written(self._state())
-        optimizer.train_mode()
+        optimizer.restore_training_weights()
         return body
 
     def aggregate(self, replies: Sequence[tuple[float, bytes]]) -> None:
@@ -59,8 +59,8 @@ class Weights(SharedModel):
                 total[name] = total[name] + share if summed else share
         current = self._state()
         mean = {name: value.to(current[name].dtype) for name, value in total.items()}
-        self.loop.run.method.load_state(self.loop.run.model, mean)
+        self.context.run.method.load_trained_tensors(self.context.run.model, mean)
 
     def _state(self) -> dict[str, torch.Tensor]:
-        state = self.loop.run.trained_state()
+        state = self.context.run.get_trained_tensors()
         return {name: t.detach().cpu().contiguous() for name, t in state.items()}

@@ -14,7 +14,7 @@ from ftcli.pipelines.federated.messages import pack_request, unpack_reply
 from ftcli.trainer.checkpoint import Checkpoints, open_checkpoints
 from ftcli.trainer.checkpoint_io import load_checkpoint
 from ftcli.trainer.ending import Outcome, end_training
-from ftcli.trainer.signals import Requests
+from ftcli.trainer.signals import StopSaveRequests
 
 if TYPE_CHECKING:
     from ftcli.core.run import Run
@@ -33,7 +33,7 @@ class Traffic(Callback):
         for name, value in zip(self.totals, new, strict=True):
             self.totals[name] += value
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Return means per client and round: bytes of payload down and up, and bytes on the wire."""
         names = {"down": "bytes_down", "up": "bytes_up"}
         count = max(1, self.totals["messages"])
@@ -53,65 +53,67 @@ class Server:
 
     def __init__(self, settings: Federated, run: Run) -> None:
         self.settings, self.run, self.trainer = settings, run, run.trainer
-        self.loop, self.shared = settings.start(run)
+        self.context, self.shared = settings.start(run)
         self.traffic = Traffic()
-        self.loop.callbacks["traffic"] = self.traffic
+        self.context.callbacks["traffic"] = self.traffic
         self.checkpoints: Checkpoints | None = None
         self.scores: dict[str, float] | None = None  # after the last round
 
-    def fit(self, resume: Path | None) -> Outcome:
+    def fit(self, checkpoint: Path | None) -> Outcome:
         """Run all rounds from the start or a checkpoint; see `Federated.fit`."""
-        loop, before = self.loop, {}
-        self.checkpoints = open_checkpoints(loop, self.trainer.keep_last, resume)
-        if resume is not None:
-            load_checkpoint(resume, loop)
+        context, before = self.context, {}
+        self.checkpoints = open_checkpoints(context, self.trainer.keep_last, checkpoint)
+        if checkpoint is not None:
+            load_checkpoint(checkpoint, context)
         elif self.trainer.eval_first:
-            before = loop.evaluate()
-        loop.begin()
-        with Requests(self.run.dir) as requests:
+            before = context.evaluate()
+        context.begin()
+        with StopSaveRequests(self.run.dir) as requests:
             stop = self._engine().run(lambda exchange: self._rounds(exchange, requests))
         after = {} if stop else self.scores
         if after is None:  # no round was left to play
-            after = end_training(loop, self.checkpoints, took_steps=False)
-        loop.run_callbacks("on_train_end")
+            after = end_training(context, self.checkpoints, took_steps=False)
+        context.run_callbacks("on_train_end")
         status = f"stopped by {stop}" if stop else "finished"
         rounds = {"rounds": self._round}
-        return Outcome(status, loop.state, before, after, loop, rounds | self.traffic.figures())
+        return Outcome(
+            status, context.state, before, after, context, rounds | self.traffic.metrics()
+        )
 
     @property
     def _round(self) -> int:
-        return self.loop.state.step // self.settings.local_steps
+        return self.context.state.step // self.settings.local_steps
 
     def _engine(self) -> Engine:
         if self.settings.engine == "flower":
             from ftcli.pipelines.federated.flower import FlowerEngine
 
             return FlowerEngine(self.run.config)
-        return LocalEngine(self.settings.build_client(self.run, self.loop, self.shared))
+        return LocalEngine(self.settings.build_client(self.run, self.context, self.shared))
 
-    def _rounds(self, exchange: Exchange, requests: Requests) -> str | None:
+    def _rounds(self, exchange: Exchange, requests: StopSaveRequests) -> str | None:
         """Run the remaining rounds; returns the reason of a stop before the last one, else None."""
-        loop, trainer = self.loop, self.trainer
-        while loop.state.step < loop.state.max_steps:
+        context, trainer = self.context, self.trainer
+        while context.state.step < context.state.max_steps:
             self.run_round(exchange)
-            done = loop.state.step >= loop.state.max_steps
+            done = context.state.step >= context.state.max_steps
             if done:
-                self.scores = end_training(loop, self.checkpoints, took_steps=True)
-                loop.take_requests(requests)  # so that a resume does not find them
+                self.scores = end_training(context, self.checkpoints, took_steps=True)
+                context.take_requests(requests)  # so that a resume does not find them
                 break
             best = False
             if self._is_due(trainer.eval_every):
-                best = trainer.update_best(loop, loop.evaluate(periodic=True))
-            stop, save = loop.take_requests(requests)
+                best = trainer.update_best(context, context.evaluate(periodic=True))
+            stop, save = context.take_requests(requests)
             if best or save or stop or self._is_due(trainer.save_every):
-                trainer.save(loop, self.checkpoints, best, required=bool(stop))
+                trainer.save(context, self.checkpoints, best, required=bool(stop))
             if stop:
                 return stop
         return None
 
     def run_round(self, exchange: Exchange) -> None:
         """Run one round; afterwards the model of the server is the new global model."""
-        state, members = self.loop.state, self._members()
+        state, members = self.context.state, self._members()
         message = pack_request(self._round, self.shared.broadcast())
         mail = exchange(dict.fromkeys(members, message))
         self.traffic.add_round(
@@ -127,8 +129,8 @@ class Server:
         state.step += self.settings.local_steps
         state.tokens += tokens
         state.supervised += sum(r.supervised for r in replies)
-        self.loop.meter.record_figures({}, sum(r.forwards for r in replies))
-        self.loop.meter.record_step(state.step, torch.tensor(loss), None, [], tokens)
+        self.context.meter.record_metrics({}, sum(r.forwards for r in replies))
+        self.context.meter.record_step(state.step, torch.tensor(loss), None, [], tokens)
         self._log(len(message), sum(len(r) for r in mail.replies.values()) / len(members), members)
         if self.run.dir is not None:
             self.shared.write_files(self.run.dir.path)
@@ -141,16 +143,16 @@ class Server:
         return sorted(random.choice(everybody, count, replace=False).tolist())
 
     def _log(self, down: float, up: float, members: list[int]) -> None:
-        state, figures = self.loop.state, self.loop.take_figures()
+        state, popped = self.context.state, self.context.pop_metrics()
         metrics = {
             "step": state.step, "round": self._round, "clients": members,
-            "lr": self.run.optimizer.lr * self.run.scheduler.factor(state.step - 1, state.max_steps),
+            "lr": self.run.optimizer_builder.lr * self.run.scheduler.factor(state.step - 1, state.max_steps),
             "tokens": state.tokens, "bytes_down": down, "bytes_up": up,
         }  # fmt: skip
-        self.loop.append_metrics(metrics | figures)
-        self.loop.run_callbacks("on_log", metrics | figures)
+        self.context.append_metrics(metrics | popped)
+        self.context.run_callbacks("on_log", metrics | popped)
 
     def _is_due(self, every: int | None) -> bool:
         """Whether an interval of `every` steps ended within the last round."""
-        step, before = self.loop.state.step, self.loop.state.step - self.settings.local_steps
+        step, before = self.context.state.step, self.context.state.step - self.settings.local_steps
         return every is not None and step // every > before // every

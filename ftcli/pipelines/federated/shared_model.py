@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ftcli.core.callback import Callback
 
 if TYPE_CHECKING:
-    from ftcli.trainer.loop import Loop
+    from ftcli.trainer.context import TrainingContext
 
 
 class SharedModel(Callback, ABC):
@@ -20,11 +20,11 @@ class SharedModel(Callback, ABC):
     with that of the server.
 
     Args:
-        loop: loop with the initial model, which every process loads for itself.
+        context: training context with the initial model, which every process loads for itself.
     """
 
-    def __init__(self, loop: Loop) -> None:
-        self.loop = loop
+    def __init__(self, context: TrainingContext) -> None:
+        self.context = context
 
     @abstractmethod
     def broadcast(self) -> bytes:

@@ -29,4 +29,4 @@ def _train_weights(folder: Path, penalty: dict[str, Any]) -> dict[str, Any]:
     fresh = rebuild_run(folder, trainer=steps, penalty=penalty)
     fresh.evaluators = {}
     fresh.trainer.fit(fresh)
-    return fresh.trained_state()
+    return fresh.get_trained_tensors()

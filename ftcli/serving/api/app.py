@@ -135,7 +135,7 @@ class Api:
         return self.models[name]
 
     def _describe(self, name: str) -> dict[str, Any]:
-        created = int(self.models[name].run.started)
+        created = int(self.models[name].run.created_at)
         return {"id": name, "object": "model", "created": created, "owned_by": "ftcli"}
 
 

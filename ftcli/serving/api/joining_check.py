@@ -20,9 +20,9 @@ from ftcli.models.probing import (
     choose_row_length,
     compute_relative_error,
     draw_rows,
-    excuse_rounding,
     preserve_state,
-    raise_out_of_memory,
+    reraise_if_out_of_memory,
+    scale_error_by_sensitivity,
 )
 from ftcli.serving.api.batch import Batch, extend_batch
 
@@ -45,7 +45,7 @@ def _measure_joining(model: Any) -> bool:
         try:
             error = _measure_joining_error(model, long, short)
         except Exception as failure:  # any error of a library that does not know such a cache
-            raise_out_of_memory(failure)
+            reraise_if_out_of_memory(failure)
             return False
     return error is not None and error <= 1
 
@@ -67,7 +67,7 @@ def _measure_joining_error(model: Any, long: Tensor, short: Tensor) -> float | N
     error = compute_relative_error(
         model, generated.flatten().cpu(), score_alone(model, texts).cpu()
     )
-    return excuse_rounding(model, error, lambda: score_alone(model, texts))
+    return scale_error_by_sensitivity(model, error, lambda: score_alone(model, texts))
 
 
 def _begin(ids: Tensor) -> Batch:

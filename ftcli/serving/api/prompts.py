@@ -6,7 +6,7 @@ from typing import Any
 
 from ftcli.core.errors import UserError
 from ftcli.data.formats import chat as chat_format
-from ftcli.data.rows import UnusableRow
+from ftcli.data.rows import RowError
 from ftcli.serving.api.errors import ApiError
 from ftcli.serving.api.requests import ChatRequest, TextRequest
 from ftcli.serving.api.served import Served
@@ -74,7 +74,7 @@ def _parse_messages(request: ChatRequest) -> dict[str, Any]:
     try:
         fields = {"messages": request.messages} | ({"tools": tools} if tools else {})
         return chat_format.example(fields)
-    except UnusableRow as error:
+    except RowError as error:
         raise ApiError(400, f"the conversation: {error}", "messages", "see docs/data.md") from error
 
 

@@ -11,7 +11,7 @@ from ftcli.core.base_model import FILE, record_or_check_base
 from ftcli.core.errors import UserError
 from ftcli.core.run import PROOF
 from ftcli.core.run_dir import RunDir
-from ftcli.methods.base import refuse_names, refuse_shapes
+from ftcli.methods.base import check_names, check_shapes
 from ftcli.methods.peft import Peft
 from ftcli.run.build import build_run
 from ftcli.trainer.checkpoint import Checkpoints
@@ -50,7 +50,7 @@ def add_adapter(host: Run, folder: Path, name: str, checkpoint: str = "last") ->
 
     run = build_run(load(folder / "config.yaml").config, RunDir(folder))
     record_or_check_base(run)
-    source = Checkpoints(RunDir(folder).checkpoints).find(checkpoint, only=WEIGHTS)
+    source = Checkpoints(RunDir(folder).checkpoints).find(checkpoint, verify_files=WEIGHTS)
     described = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
     config = peft.get_peft_config(described | {"init_lora_weights": True})
     tensors = read_weights(source)
@@ -60,10 +60,10 @@ def add_adapter(host: Run, folder: Path, name: str, checkpoint: str = "last") ->
     except ValueError as error:
         raise UserError(f"PEFT cannot add this adapter: {error}", str(folder)) from error
     current = peft.get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    refuse_names(sorted(current.keys() - tensors.keys()), sorted(tensors.keys() - current.keys()))
-    refuse_shapes(current, tensors)
+    check_names(sorted(current.keys() - tensors.keys()), sorted(tensors.keys() - current.keys()))
+    check_shapes(current, tensors)
     peft.set_peft_model_state_dict(model, tensors, adapter_name=name)
-    run.model, run.step = model.eval(), step_of(source)
+    run.model, run.evaluated_step = model.eval(), step_of(source)
     return run
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.data.chat_templates.losses import BY_DESIGN, LOSSES
+from ftcli.data.chat_templates.dropped_content import BY_DESIGN, DROP_KINDS
 from ftcli.data.render import Renderer, RenderSettings
-from ftcli.data.rows import UnusableRow
+from ftcli.data.rows import RowError
 
 from .conversations import Kind, everything
 
@@ -58,7 +58,7 @@ def tokenizer_for(base, name):
 
 def learned_stretches(tokenizer, document):
     stretches, before = [], 0
-    for token, learned in zip(document.ids.tolist(), document.learned.tolist(), strict=True):
+    for token, learned in zip(document.ids.tolist(), document.loss_mask.tolist(), strict=True):
         if learned and not before:
             stretches.append([])
         if learned:
@@ -72,20 +72,20 @@ def ends_of(name):
 
 
 def judge(kind: Kind, name, tokenizer, document) -> set[str]:
-    """Return the losses of a document, by ftcli's kinds."""
+    """Return the kinds of dropped content of a document, by ftcli's kinds."""
     stretches = learned_stretches(tokenizer, document)
     learned = "\x00".join(stretches)
     whole = tokenizer.decode(document.ids.tolist())
     wrong = set()
     for number, answer in enumerate(kind.answers):
         place = learned if answer.learn else whole
-        for words, loss in (
+        for words, kind_of_drop in (
             (answer.thoughts, "lost_reasoning"),
             (answer.texts, "lost_text"),
             (answer.calls, "lost_tool_call"),
         ):
             if any(word not in place for word in words):
-                wrong.add(loss)
+                wrong.add(kind_of_drop)
         words = [*answer.thoughts, *answer.texts, *answer.calls]
         if not answer.learn and any(word in learned for word in words):
             wrong.add("LEARNED")
@@ -118,20 +118,20 @@ def judge(kind: Kind, name, tokenizer, document) -> set[str]:
 
 
 def verdict(kind: Kind, name, tokenizer):
-    """Return (reported, actual) losses of one conversation; reported is None where it is refused."""
+    """Return (reported, actual) dropped content of one conversation; reported is None where it is refused."""
     example = {"messages": kind.messages, **({"tools": kind.tools} if kind.tools else {})}
-    (documents,) = Renderer(RenderSettings(), tokenizer).render_documents([example])
-    if isinstance(documents, UnusableRow):
+    (documents,) = Renderer(RenderSettings(), tokenizer).tokenize_documents([example])
+    if isinstance(documents, RowError):
         return None, str(documents)
-    return set(documents[0].losses), judge(kind, name, tokenizer, documents[0])
+    return set(documents[0].dropped_content), judge(kind, name, tokenizer, documents[0])
 
 
 def silent(reported, wrong) -> set[str]:
-    """Return the unreported losses; kinds by design count as reports of lost thinking and prompts."""
+    """Return the unreported kinds of dropped content; those by design count as reports of lost thinking and prompts."""
     known = reported | ({"lost_reasoning"} if "earlier_reasoning" in reported else set())
     known |= {"lost_text"} if "unlearned_turn" in reported else set()
     if (
-        reported & LOSSES.keys()
+        reported & DROP_KINDS.keys()
     ):  # where a turn is lost, neither its end nor its prompt can be judged
         known |= {"no_end", "unlike_prompt"}
     return wrong - known
@@ -144,5 +144,5 @@ def test_nothing_is_lost_in_silence(tokenizer, name):
         reported, wrong = verdict(kind, name, chat_tokenizer)
         if reported is not None:
             assert not silent(reported, wrong), (title, reported, wrong)
-            assert wrong or not reported & LOSSES.keys(), (title, reported)  # no false alarm
-            assert reported <= {*LOSSES, *BY_DESIGN}
+            assert wrong or not reported & DROP_KINDS.keys(), (title, reported)  # no false alarm
+            assert reported <= {*DROP_KINDS, *BY_DESIGN}

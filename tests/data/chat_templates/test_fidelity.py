@@ -24,43 +24,46 @@ TOOL = {
 WRITTEN = '{"town": "Graz", "days": 3, "units": ["°C", "km/h"], "deep": {"exact": true}}'
 
 
-def losses(tokenizer, messages, tools=None, **settings):
+def dropped_content(tokenizer, messages, tools=None, **settings):
     example = {"messages": messages, **({"tools": tools} if tools else {})}
-    ((document,),) = Renderer(RenderSettings(**settings), tokenizer).render_documents([example])
-    return set(document.losses)
+    ((document,),) = Renderer(RenderSettings(**settings), tokenizer).tokenize_documents([example])
+    return set(document.dropped_content)
 
 
 @pytest.mark.parametrize("name", sorted(templates.ALL.keys() - {"deepseek_r1"}))
 def test_a_conversation_that_is_whole_has_no_loss(with_template, name):
-    assert losses(with_template(name), TALK) <= {"earlier_prompt"}
+    assert dropped_content(with_template(name), TALK) <= {"earlier_prompt"}
 
 
 @pytest.mark.parametrize("template", [templates.CALLS_OF_OBJECTS, templates.CALLS_OF_TEXT])
 def test_a_call_is_learned_once_in_the_form_that_the_template_wants(with_template, template):
     chat_tokenizer = with_template(template)
     example = {"messages": CALLED, "tools": [TOOL]}
-    ((document,),) = Renderer(RenderSettings(), chat_tokenizer).render_documents([example])
-    assert document.losses == ()
+    ((document,),) = Renderer(RenderSettings(), chat_tokenizer).tokenize_documents([example])
+    assert document.dropped_content == ()
     call = f"<call>weather {WRITTEN}</call><|im_end|>"
     assert learned_texts(chat_tokenizer, document) == [call, "Sunny.<|im_end|>"]
 
 
 def test_a_template_without_tools_loses_the_call_and_the_list(with_template):
-    assert losses(with_template("chatml"), CALLED, [TOOL]) == {"lost_tool_call", "lost_tools"}
+    assert dropped_content(with_template("chatml"), CALLED, [TOOL]) == {
+        "lost_tool_call",
+        "lost_tools",
+    }
 
 
 def test_an_argument_that_a_template_leaves_out_is_a_lost_call(with_template):
     chat_tokenizer = with_template(
         templates.CALLS_OF_OBJECTS.replace("| tojson + '</call>'", "['town'] + '</call>'")
     )
-    assert losses(chat_tokenizer, CALLED, [TOOL]) == {"lost_tool_call"}
+    assert dropped_content(chat_tokenizer, CALLED, [TOOL]) == {"lost_tool_call"}
 
 
 def test_arguments_that_are_encoded_twice_are_a_lost_call(with_template):
     twice = templates.CALLS_OF_OBJECTS.replace(
         "| tojson + '</call>'", "| tojson | tojson + '</call>'"
     )
-    assert losses(with_template(twice), CALLED, [TOOL]) == {"lost_tool_call"}
+    assert dropped_content(with_template(twice), CALLED, [TOOL]) == {"lost_tool_call"}
 
 
 def test_text_beside_a_call_that_a_template_leaves_out_is_lost_text(with_template):
@@ -68,37 +71,44 @@ def test_text_beside_a_call_that_a_template_leaves_out_is_lost_text(with_templat
         templates.CALLS_OF_OBJECTS.replace("+ m['content'] }}", "+ (m['content'] if not m['tool_calls'] else '') }}")
     )  # fmt: skip
     talk = [user("How is it?"), {**CALLING, "content": "I look."}, *CALLED[2:]]
-    assert losses(chat_tokenizer, talk, [TOOL]) == {"lost_text"}
-    assert losses(chat_tokenizer, CALLED, [TOOL]) == set()
+    assert dropped_content(chat_tokenizer, talk, [TOOL]) == {"lost_text"}
+    assert dropped_content(chat_tokenizer, CALLED, [TOOL]) == set()
 
 
 def test_thinking_that_no_answer_shows_is_lost_and_that_of_earlier_ones_is_by_design(with_template):
     thinks = {**assistant("2"), "reasoning_content": "one and one"}
     tagged = assistant("<think>\none and one\n</think>\n\n2")
     more = [user("2+2?"), assistant("4")]
-    assert losses(with_template("chatml"), [user("1+1?"), thinks]) == {"lost_reasoning"}
-    assert losses(with_template("chatml"), [user("1+1?"), thinks, *more]) == {"lost_reasoning"}
-    assert losses(with_template("chatml"), [user("1+1?"), tagged, *more]) == set()
-    assert losses(with_template("qwen3"), [user("1+1?"), tagged]) == set()
-    assert losses(with_template("qwen3"), [user("1+1?"), tagged, *more]) == {"earlier_reasoning"}
-    assert "lost_reasoning" in losses(with_template("deepseek_r1"), [user("1+1?"), tagged])
+    assert dropped_content(with_template("chatml"), [user("1+1?"), thinks]) == {"lost_reasoning"}
+    assert dropped_content(with_template("chatml"), [user("1+1?"), thinks, *more]) == {
+        "lost_reasoning"
+    }
+    assert dropped_content(with_template("chatml"), [user("1+1?"), tagged, *more]) == set()
+    assert dropped_content(with_template("qwen3"), [user("1+1?"), tagged]) == set()
+    assert dropped_content(with_template("qwen3"), [user("1+1?"), tagged, *more]) == {
+        "earlier_reasoning"
+    }
+    assert "lost_reasoning" in dropped_content(with_template("deepseek_r1"), [user("1+1?"), tagged])
 
 
 def test_a_prompt_that_opens_another_answer_is_named(with_template):
-    assert losses(with_template("deepseek_r1"), TALK) == {"unlike_prompt", "earlier_prompt"}
+    assert dropped_content(with_template("deepseek_r1"), TALK) == {
+        "unlike_prompt",
+        "earlier_prompt",
+    }
 
 
 def test_another_roles_text_that_is_lost_is_named(with_template):
     chat_tokenizer = with_template(
         templates.CHATML.replace("m['content']", "(m['content'] if m['role'] != 'user' else '')")
     )
-    assert losses(chat_tokenizer, TALK) == {"lost_text"}
+    assert dropped_content(chat_tokenizer, TALK) == {"lost_text"}
 
 
 def test_text_is_written_as_parts_where_a_template_wants_parts(with_template):
     chat_tokenizer = with_template(templates.PARTS)
     document = render(chat_tokenizer, TALK)
-    assert document.losses == ()
+    assert document.dropped_content == ()
     assert learned_texts(chat_tokenizer, document) == [
         "Blue it is.<|im_end|>",
         "  Red.\n<|im_end|>",
@@ -114,15 +124,15 @@ def test_parts_are_written_as_text_where_a_template_wants_text(with_template):
     assert learned_texts(chat_tokenizer, document) == ["Blue it is.<|im_end|>"]
 
 
-@pytest.mark.parametrize("mask", ["assistant", "all"])
+@pytest.mark.parametrize("train_on", ["assistant", "all"])
 @pytest.mark.parametrize("name", ["chatml", "chatml_marked"])
-def test_a_turn_that_is_not_to_be_learned_is_not(with_template, name, mask):
+def test_a_turn_that_is_not_to_be_learned_is_not(with_template, name, train_on):
     talk = [TALK[0], {**TALK[1], "learn": False}, *TALK[2:]]
     chat_tokenizer = with_template(name)
-    document = render(chat_tokenizer, talk, mask=mask)
+    document = render(chat_tokenizer, talk, train_on=train_on)
     learned = " ".join(learned_texts(chat_tokenizer, document))
     assert "Blue" not in learned and "Red." in learned
-    assert ("And red?" in learned) == (mask == "all")
+    assert ("And red?" in learned) == (train_on == "all")
     assert "Blue it is." in chat_tokenizer.decode(document.ids)
 
 
@@ -137,7 +147,7 @@ def test_a_template_without_an_end_of_turn_gets_one_by_rule(with_template, name)
         f"{blank}Blue it is.{end}",
         f"{blank}  Red.\n{end}",
     ]
-    assert document.losses == ()
+    assert document.dropped_content == ()
     prompt = Renderer(RenderSettings(), chat_tokenizer).encode_prompt({"messages": TALK})
     assert document.ids[: len(prompt)].tolist() == prompt
     assert Renderer(RenderSettings(), chat_tokenizer).chat.notes()[0].startswith("it writes no end")
@@ -155,7 +165,7 @@ def test_an_answer_stops_at_the_ends_that_are_learned(with_template):
 def test_the_date_is_that_of_the_run(with_template):
     chat_tokenizer = with_template(templates.DATED)
     renderer = Renderer(RenderSettings(date="2025-03-09"), chat_tokenizer)
-    ((document,),) = renderer.render_documents([{"messages": TALK}])
+    ((document,),) = renderer.tokenize_documents([{"messages": TALK}])
     prompt = renderer.encode_prompt({"messages": TALK})
     assert "Today: 09 March 2025<|im_end|>" in chat_tokenizer.decode(document.ids)
     assert document.ids[: len(prompt)].tolist() == prompt
@@ -168,8 +178,10 @@ def test_a_variable_of_the_template_may_be_set(with_template):
         "{{ '<|im_start|>assistant\n' + ('' if enable_thinking is defined and not enable_thinking else '<think>') }}",
     )
     chat_tokenizer = with_template(opened)
-    assert losses(chat_tokenizer, TALK) == {"unlike_prompt", "earlier_prompt"}
-    assert losses(chat_tokenizer, TALK, template_options={"enable_thinking": False}) == set()
+    assert dropped_content(chat_tokenizer, TALK) == {"unlike_prompt", "earlier_prompt"}
+    assert (
+        dropped_content(chat_tokenizer, TALK, template_options={"enable_thinking": False}) == set()
+    )
 
 
 def test_tokens_that_a_tokenizer_puts_first_stand_first_in_plain_rows_and_prompts(with_template):
@@ -183,11 +195,11 @@ def test_tokens_that_a_tokenizer_puts_first_stand_first_in_plain_rows_and_prompt
     chat_tokenizer.bos_token = None
     renderer = Renderer(RenderSettings(), chat_tokenizer)
     for example in ({"prompt": "a", "completion": "b"}, {"text": "a b"}):
-        ((document,),) = renderer.render_documents([example])
+        ((document,),) = renderer.tokenize_documents([example])
         assert document.ids[:2].tolist() == first
     assert renderer.encode_prompt({"prompt": "a"})[:2] == first
     assert renderer.encode_beginning("a b") == chat_tokenizer("a b").input_ids
-    ((document,),) = renderer.render_documents([{"text": "a b"}])
+    ((document,),) = renderer.tokenize_documents([{"text": "a b"}])
     assert document.ids[:-1].tolist() == renderer.encode_beginning("a b")
 
 
@@ -196,6 +208,6 @@ def test_arguments_as_python_prints_them_are_given_as_json_text_instead(with_tem
         templates.CALLS_OF_OBJECTS.replace("['arguments'] | tojson", "['arguments'] | string")
     )
     example = {"messages": CALLED, "tools": [TOOL]}
-    ((document,),) = Renderer(RenderSettings(), chat_tokenizer).render_documents([example])
-    assert document.losses == ()
+    ((document,),) = Renderer(RenderSettings(), chat_tokenizer).tokenize_documents([example])
+    assert document.dropped_content == ()
     assert learned_texts(chat_tokenizer, document)[0] == f"<call>weather {WRITTEN}</call><|im_end|>"

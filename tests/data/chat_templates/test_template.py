@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ftcli.core.errors import UserError
 from ftcli.data.render import Renderer, RenderSettings
-from ftcli.data.rows import UnusableRow
+from ftcli.data.rows import RowError
 
 from .. import templates
 
@@ -41,8 +41,8 @@ LEARNED = {
 
 def render(tokenizer, messages, **settings):
     renderer = Renderer(RenderSettings(**settings), tokenizer)
-    (documents,) = renderer.render_documents([{"messages": messages}])
-    if isinstance(documents, UnusableRow):
+    (documents,) = renderer.tokenize_documents([{"messages": messages}])
+    if isinstance(documents, RowError):
         raise documents
     return documents[0]
 
@@ -50,7 +50,7 @@ def render(tokenizer, messages, **settings):
 def learned_texts(tokenizer, document):
     """Return the text of each contiguous range of learned tokens."""
     stretches, current = [], []
-    for token, learned in zip(document.ids.tolist(), document.learned.tolist(), strict=True):
+    for token, learned in zip(document.ids.tolist(), document.loss_mask.tolist(), strict=True):
         if learned:
             current.append(token)
         elif current:
@@ -80,7 +80,7 @@ def test_what_stands_before_the_last_answer_is_the_generation_prompt(with_templa
     talk = [user("Say blue."), assistant("Blue it is.")]
     document = render(tokenizer, talk)
     prompt = Renderer(RenderSettings(), tokenizer).encode_prompt({"messages": talk})
-    first = document.learned.tolist().index(1)
+    first = document.loss_mask.tolist().index(1)
     assert document.ids[:first].tolist() == prompt
     whole = tokenizer.apply_chat_template(talk[:1], add_generation_prompt=True)["input_ids"]
     assert prompt == whole
@@ -150,18 +150,18 @@ def test_an_answer_that_merges_with_the_prompt_is_cut_from_it(tokenizer):
     assert document.ids.tolist() != joined  # the tokenizer does merge the blank
     assert document.ids[: len(prompt)].tolist() == prompt
     assert learned_texts(chat_tokenizer, document) == ["hello<|eos|>"]
-    assert not document.learned[: len(prompt)].any()
+    assert not document.loss_mask[: len(prompt)].any()
 
 
 def test_the_template_may_refuse_a_row(with_template):
-    with pytest.raises(UnusableRow, match="System role not supported"):
+    with pytest.raises(RowError, match="System role not supported"):
         render(with_template("gemma"), TALK, system="Be brief.")
-    with pytest.raises(UnusableRow, match="alternate"):
+    with pytest.raises(RowError, match="alternate"):
         render(with_template("llama2"), [user("a"), user("b"), assistant("c")])
 
 
 def test_a_row_without_an_answer_has_nothing_to_learn(with_template):
-    with pytest.raises(UnusableRow, match="nothing to learn"):
+    with pytest.raises(RowError, match="nothing to learn"):
         render(with_template("chatml"), [user("a")])
 
 
@@ -175,8 +175,8 @@ def test_without_a_template_there_is_one_message(tokenizer):
 
 
 def test_mask_all_learns_everything_but_the_first_token(with_template):
-    document = render(with_template("llama3"), TALK, mask="all")
-    assert document.learned.tolist() == [0] + [1] * (len(document.ids) - 1)
+    document = render(with_template("llama3"), TALK, train_on="all")
+    assert document.loss_mask.tolist() == [0] + [1] * (len(document.ids) - 1)
 
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="<>|\x00"), max_size=20)
@@ -209,8 +209,8 @@ def test_whatever_is_said_exactly_the_answers_are_learned(with_template, turns, 
 def test_plain_rows_learn_exactly_the_completion(tokenizer, asked, answer, template):
     renderer = Renderer(RenderSettings(prompt_template=template), tokenizer)
     example = {"prompt": asked, "completion": answer}
-    ((document,),) = renderer.render_documents([example])
+    ((document,),) = renderer.tokenize_documents([example])
     assert learned_texts(tokenizer, document) == [answer + "<|eos|>"]
     prompt = renderer.encode_prompt(example)
     assert document.ids[: len(prompt)].tolist() == prompt
-    assert not document.learned[: len(prompt)].any()
+    assert not document.loss_mask[: len(prompt)].any()

@@ -7,7 +7,7 @@ import pytest
 from ftcli.core.errors import UserError
 from ftcli.data.conversation.exchange import extract_prompt
 from ftcli.data.dataset import Data
-from ftcli.data.rows import UnusableRow
+from ftcli.data.rows import RowError
 
 ROW = {"instruction": "And its capital?", "input": "", "output": "Vienna."}
 AROUND = {"system": "Be terse.", "history": [["Name a country.", "Austria."]]}
@@ -137,4 +137,4 @@ def test_an_answer_that_only_one_side_begins_like_the_prompt_is_kept(write_rows)
 def test_unusable_says_where(write_rows):
     with pytest.raises(UserError, match="names no function") as caught:
         first(write_rows, {"messages": [USER, {"role": "assistant", "tool_calls": [{"x": 1}]}]})
-    assert caught.value.where.endswith("rows.jsonl:1") and not isinstance(caught.value, UnusableRow)
+    assert caught.value.where.endswith("rows.jsonl:1") and not isinstance(caught.value, RowError)

@@ -8,7 +8,7 @@ from ftcli.core.errors import UserError
 from ftcli.data.conversation.learning import take_learn_flag
 from ftcli.data.conversation.turns import parse_conversation
 from ftcli.data.dataset import Data
-from ftcli.data.rows import UnusableRow
+from ftcli.data.rows import RowError
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_each_key_means_what_its_program_says(key, value, learned):
     ],
 )  # fmt: skip
 def test_what_cannot_be_followed_is_refused_by_name(turn, role, why):
-    with pytest.raises(UnusableRow, match=why):
+    with pytest.raises(RowError, match=why):
         take_learn_flag(dict(turn), role, 1)
 
 
@@ -114,9 +114,9 @@ def test_a_conversation_without_an_answer_to_learn_is_left_out(write_rows, token
         ("conversations", {"from": "gpt", "value": "BADANSWER", "train": False}),
     ],
 )
-@pytest.mark.parametrize("mask", ["assistant", "all"])
+@pytest.mark.parametrize("train_on", ["assistant", "all"])
 def test_a_marked_answer_stands_in_the_text_and_is_never_learned(
-    write_rows, tokenizer, column, bad, mask
+    write_rows, tokenizer, column, bad, train_on
 ):
     ask = {"role": "user", "content": "Name a river."}
     turns = [
@@ -125,7 +125,7 @@ def test_a_marked_answer_stands_in_the_text_and_is_never_learned(
         {"role": "user", "content": "No."},
         {"role": "assistant", "content": "The Danube."},
     ]
-    tokens = Data(str(write_rows([{column: turns}])), mask=mask).prepare("train", tokenizer)
+    tokens = Data(str(write_rows([{column: turns}])), train_on=train_on).prepare("train", tokenizer)
     row = tokens.row(0)
     learned = tokenizer.decode(row["input_ids"][row["labels"] >= 0])
     assert "BADANSWER" in tokenizer.decode(row["input_ids"])

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from ftcli.data.conversation.tools import is_calls, parse_tool_calls, parse_tools
-from ftcli.data.rows import UnusableRow
+from ftcli.data.rows import RowError
 
 CALL = {"name": "add", "arguments": {"a": 1, "b": None}}
 RIGHT = {"type": "function", "function": CALL}
@@ -46,7 +46,7 @@ def test_a_call_without_arguments_has_none(nothing):
     ],
 )
 def test_a_call_that_is_none_is_refused(value, why):
-    with pytest.raises(UnusableRow, match=why):
+    with pytest.raises(RowError, match=why):
         parse_tool_calls(value, "turn 1")
 
 
@@ -75,7 +75,7 @@ def test_bare_properties_become_a_schema_and_a_tool_needs_a_name():
     assert parse_tools([bare])[0]["function"]["parameters"] == {
         "type": "object", "properties": {"a": {"type": "int"}},
     }  # fmt: skip
-    with pytest.raises(UnusableRow, match="tool 0 has no name"):
+    with pytest.raises(RowError, match="tool 0 has no name"):
         parse_tools([{"description": "x"}])
 
 

@@ -11,7 +11,7 @@ import torch
 
 from ftcli.core.errors import UserError
 from ftcli.data.media.audio import Audio, resample
-from ftcli.models.classifier import Classifier
+from ftcli.models.classifier import ClassifierSource
 
 RATE = 8000
 TIME = np.arange(RATE // 4) / RATE
@@ -20,7 +20,7 @@ TONE = (0.5 * np.sin(2 * np.pi * 440 * TIME)).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def processor():
-    return Classifier("asset:ast_mini", task="audio").load_tokenizer()
+    return ClassifierSource("asset:ast_mini", task="audio").load_tokenizer()
 
 
 def wav(sound, width: int, channels: int = 1, rate: int = RATE) -> bytes:
@@ -75,7 +75,7 @@ def test_spectrograms_are_masked_by_seed_epoch_and_row(processor):
     masked = Audio("asset:digits", mask_frames=6, mask_bands=9).loader(
         "train", processor, 4, seed=1
     )
-    rows = plain.list_batch_rows(2)[0]
+    rows = plain.list_batch_indices(2)[0]
     before, after, again = (
         loader.batch(rows)["inputs"]["input_values"] for loader in (plain, masked, masked)
     )
@@ -84,7 +84,7 @@ def test_spectrograms_are_masked_by_seed_epoch_and_row(processor):
         changed = old != new
         frames, bands = changed.all(1).sum(), changed.all(0).sum()
         assert frames <= 6 and bands <= 9
-    later = masked.batch(masked.list_batch_rows(3)[0])["inputs"]["input_values"]
+    later = masked.batch(masked.list_batch_indices(3)[0])["inputs"]["input_values"]
     assert not torch.equal(later, after)
 
 

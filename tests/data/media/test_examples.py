@@ -8,12 +8,12 @@ import torch
 
 from ftcli.core.errors import Problems, UserError
 from ftcli.data.media.images import Images
-from ftcli.models.classifier import Classifier
+from ftcli.models.classifier import ClassifierSource
 
 
 @pytest.fixture(scope="module")
 def processor():
-    return Classifier("asset:vit_mini").load_tokenizer()
+    return ClassifierSource("asset:vit_mini").load_tokenizer()
 
 
 def clothes(**options) -> Images:
@@ -77,10 +77,10 @@ def test_shots_are_as_many_of_every_class():
 def test_augmentation_is_a_function_of_seed_epoch_and_row(processor):
     data = clothes(crop=3, flip=True)
     loader = data.loader("train", processor, 8, seed=3)
-    first, later = loader.list_batch_rows(0)[1], loader.list_batch_rows(1)[1]
-    assert sorted(sum(loader.list_batch_rows(1), [])) == list(range(720)) and first != later
+    first, later = loader.list_batch_indices(0)[1], loader.list_batch_indices(1)[1]
+    assert sorted(sum(loader.list_batch_indices(1), [])) == list(range(720)) and first != later
     again = data.loader("train", processor, 8, seed=3)
-    assert again.list_batch_rows(0)[1] == first
+    assert again.list_batch_indices(0)[1] == first
     pixels = [ld.batch(first)["inputs"]["pixel_values"] for ld in (loader, again)]
     assert torch.equal(*pixels)
     rows = loader.examples
@@ -92,8 +92,8 @@ def test_augmentation_is_a_function_of_seed_epoch_and_row(processor):
 def test_evaluation_sees_images_as_they_are(processor):
     data = clothes(crop=3, flip=True, test="test")
     loader = data.loader("test", processor, 4, shuffle=False)
-    batch = loader.batch(loader.list_batch_rows(0)[0])
-    assert batch["rows"] == [0, 1, 2, 3] and batch["count"] == 4
+    batch = loader.batch(loader.list_batch_indices(0)[0])
+    assert batch["indices"] == [0, 1, 2, 3] and batch["num_supervised"] == 4
     item = loader.examples.items[0]
     plain = processor(images=[data.decode(item, processor)], return_tensors="pt")["pixel_values"]
     assert torch.equal(batch["inputs"]["pixel_values"][:1], plain)
@@ -104,9 +104,9 @@ def test_evaluation_sees_images_as_they_are(processor):
 
 def test_several_processes_share_the_batches_of_an_epoch(processor):
     loaders = [clothes().loader("train", processor, 32, seed=1, rank=r, world=2) for r in (0, 1)]
-    parts = [sum(loader.list_batch_rows(4), []) for loader in loaders]
+    parts = [sum(loader.list_batch_indices(4), []) for loader in loaders]
     assert not set(parts[0]) & set(parts[1]) and len(loaders[0]) == len(loaders[1])
-    assert all(rows.epoch == 4 for rows in loaders[1].list_batch_rows(4))
+    assert all(rows.epoch == 4 for rows in loaders[1].list_batch_indices(4))
 
 
 def test_the_fingerprint_is_that_of_content_and_classes():

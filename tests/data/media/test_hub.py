@@ -34,7 +34,7 @@ def offline(monkeypatch):
     }
 
     def source(path, split):
-        return SimpleNamespace(dataset=splits[split], place=f"{path}/{split}", content=split)
+        return SimpleNamespace(dataset=splits[split], place=f"{path}/{split}", content_hash=split)
 
     monkeypatch.setattr(hub, "Hub", source)
 

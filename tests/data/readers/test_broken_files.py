@@ -12,7 +12,7 @@ import pytest
 from ftcli.core.errors import UserError
 from ftcli.data import strict_json
 from ftcli.data.readers import json_array, lines, read
-from ftcli.data.rows import BadRow, Row
+from ftcli.data.rows import LocatedRowError, RawRow
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def refused(items, name, data, line=""):
     """Return the message of a file that is refused as a whole."""
     with pytest.raises(UserError) as caught:
         items(name, data)
-    assert not isinstance(caught.value, BadRow) and caught.value.fix
+    assert not isinstance(caught.value, LocatedRowError) and caught.value.fix
     assert caught.value.where.partition(name)[2] == line
     return caught.value
 
@@ -54,7 +54,7 @@ GOOD = b'{"a": "b"}\n'
 )
 def test_a_line_that_cannot_be_used_is_one_row_and_named(items, line, what):
     first, bad, last = items("x.jsonl", GOOD + line + b"\n" + GOOD)
-    assert isinstance(bad, BadRow) and what in bad.what and bad.where.endswith("x.jsonl:2")
+    assert isinstance(bad, LocatedRowError) and what in bad.what and bad.where.endswith("x.jsonl:2")
     assert first.values == last.values == {"a": "b"}
 
 
@@ -89,7 +89,9 @@ def test_csv_lines_that_end_in_cr(items):
 def test_a_line_without_end_is_refused_before_memory_is(items, monkeypatch):
     monkeypatch.setattr(lines, "LONGEST", 64)
     bad, row = items("x.jsonl", b'{"a": "' + b"x" * 999 + b'"}\n' + GOOD)
-    assert isinstance(bad, BadRow) and "longer than" in bad.what and row.values == {"a": "b"}
+    assert (
+        isinstance(bad, LocatedRowError) and "longer than" in bad.what and row.values == {"a": "b"}
+    )
 
 
 @pytest.mark.parametrize("more", [b"[]", b'{"a": 1}', b"]", b"x"])
@@ -134,7 +136,7 @@ def test_an_object_with_a_bad_row_is_refused_as_one(items, row):
 
 def test_lines_are_lines_in_a_json_file_too_though_the_first_is_broken(items):
     bad, row = items("x.json", b'{"a": \n{"a": 3}\n')
-    assert isinstance(bad, BadRow) and row.values == {"a": 3}
+    assert isinstance(bad, LocatedRowError) and row.values == {"a": 3}
     assert items("y.json", b'{"a": 1}\n')[0].values == {"a": 1}
 
 
@@ -154,7 +156,7 @@ def test_an_open_quote_in_the_last_line_is_one_bad_row(items):
 
 def test_a_bad_csv_line_does_not_spoil_the_next(items):
     kinds = [type(item) for item in items("x.csv", b'a,b\n"\xff"x,1\n1,2\n')]
-    assert kinds == [BadRow, Row]
+    assert kinds == [LocatedRowError, RawRow]
 
 
 def table(columns, **options):
@@ -172,10 +174,10 @@ def test_parquet_values_that_python_cannot_hold_spoil_their_row_only(items):
     when = pa.array([0, 2**62, 0], pa.timestamp("us"))
     first, bad, last = items("x.parquet", table({"a": ["x", "y", "z"], "when": when}))
     assert (first.values["a"], last.values["a"]) == ("x", "z")
-    assert isinstance(bad, BadRow) and bad.where.endswith("[1]")
+    assert isinstance(bad, LocatedRowError) and bad.where.endswith("[1]")
     text = pa.array([b"ok", b"\xff"], pa.binary()).view(pa.string())
     row, bad = items("y.parquet", table({"a": text}))
-    assert row.values == {"a": "ok"} and isinstance(bad, BadRow)
+    assert row.values == {"a": "ok"} and isinstance(bad, LocatedRowError)
 
 
 def test_parquet_with_a_column_twice_is_refused(items):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ftcli.core.errors import UserError
 from ftcli.data.readers import can_read, read
 from ftcli.data.readers.encoding import MARKS, PACKED
-from ftcli.data.rows import Row
+from ftcli.data.rows import RawRow
 
 FAST = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -67,7 +67,7 @@ def test_any_bytes_give_rows_or_user_errors(tmp_path, data, name):
     except UserError as error:
         assert str(path) in str(error)
         return
-    assert all(isinstance(item, Row | UserError) for item in items)
+    assert all(isinstance(item, RawRow | UserError) for item in items)
 
 
 @FAST
@@ -105,7 +105,7 @@ def test_a_bad_line_is_named_and_the_rest_is_read(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"a": 1}\n{"a": \n[1]\n\xff\xfe\n\n{"a": 2}\n')
     items = list(read(path))
-    assert [item.values for item in items if isinstance(item, Row)] == [{"a": 1}, {"a": 2}]
+    assert [item.values for item in items if isinstance(item, RawRow)] == [{"a": 1}, {"a": 2}]
     errors = [item for item in items if isinstance(item, UserError)]
     assert [error.where for error in errors] == [f"{path}:{n}" for n in (2, 3, 4)]
     assert "not valid JSON" in errors[0].what
@@ -117,7 +117,7 @@ def test_a_csv_record_with_the_wrong_number_of_fields_is_named(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text('a,b\n1,2\n"x\ny",3\n1,2,3\n4,5\n', encoding="utf-8")
     items = list(read(path))
-    assert [i.origin for i in items if isinstance(i, Row)] == [f"{path}:{n}" for n in (2, 3, 6)]
+    assert [i.origin for i in items if isinstance(i, RawRow)] == [f"{path}:{n}" for n in (2, 3, 6)]
     (error,) = [i for i in items if isinstance(i, UserError)]
     assert error.where == f"{path}:5"
     assert "3 fields" in error.what

@@ -64,7 +64,7 @@ def test_no_permission_is_a_message(tmp_path, write_rows, monkeypatch):
     monkeypatch.setattr("builtins.open", refuse)
     assert "cannot be read: Permission denied" in message(path)
     with pytest.raises(UserError, match="Permission denied"):
-        _ = find_source(str(path)).content
+        _ = find_source(str(path)).content_hash
 
 
 def test_a_folder_that_may_not_be_listed_is_a_message(tmp_path, write_rows, monkeypatch):

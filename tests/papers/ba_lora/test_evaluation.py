@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.run.build import build_run
 
 
@@ -13,7 +13,7 @@ def scores(*overrides: str, wake: bool = False):
         "eval=outputs", "data.limit=40", "data.validation=0.2", "model.quantization=none",
         "model.dtype=float32", "trainer.precision=fp32", "method.r=4", "trainer.batch_size=4", *overrides,
     ])  # fmt: skip
-    validate(composed)
+    validate_and_convert(composed)
     run = build_run(composed.config)
     run.load_model()
     if wake:

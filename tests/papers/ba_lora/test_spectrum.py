@@ -27,13 +27,13 @@ def test_minus_one_where_k_reaches_the_rank(rank):
 
 @pytest.mark.parametrize("rank", [4, 8, 20])
 def test_within_its_bounds(rank):
-    penalty = Spectrum()(None, {"rows": [0]}, losses(of_rank(rank))).item()
+    penalty = Spectrum()(None, {"indices": [0]}, losses(of_rank(rank))).item()
     assert -1 < penalty <= -3 / rank
 
 
 def test_equal_singular_values_reach_the_upper_bound_with_finite_gradients():
     z = (2.0 * torch.eye(6, 9)).requires_grad_()
-    penalty = Spectrum(k=2)(None, {"rows": [0]}, losses(z))
+    penalty = Spectrum(k=2)(None, {"indices": [0]}, losses(z))
     assert penalty.item() == pytest.approx(-2 / 6, abs=1e-6)
     penalty.backward()
     assert torch.isfinite(z.grad).all() and z.grad.abs().max() > 0
@@ -41,7 +41,7 @@ def test_equal_singular_values_reach_the_upper_bound_with_finite_gradients():
 
 def test_zero_logits_are_no_division_by_zero():
     z = torch.zeros(4, 5, requires_grad=True)
-    penalty = Spectrum()(None, {"rows": [0]}, losses(z))
+    penalty = Spectrum()(None, {"indices": [0]}, losses(z))
     penalty.backward()
     assert penalty.item() == 0 and torch.isfinite(z.grad).all()
 

@@ -7,7 +7,7 @@ from torch import nn
 from ftcli.core.errors import UserError
 from ftcli.methods.peft import ADAPTER, Peft
 from ftcli.models.anatomy import Anatomy, count_parameters
-from ftcli.models.causal_lm import CausalLM
+from ftcli.models.causal_lm import CausalLMSource
 from tests.methods.tiny import load, logits, method, train, write_llama
 
 R = 4
@@ -161,7 +161,7 @@ def test_on_a_half_precision_base_blocks_and_their_product_are_float32(tmp_path)
 
 def test_published_counts_on_the_meta_device():
     def count(make):
-        meta = CausalLM("owner/name", architecture="llama2_7b").build_meta_model()
+        meta = CausalLMSource("owner/name", architecture="llama2_7b").build_meta_model()
         return count_parameters(make.prepare(meta), trainable_only=True)
 
     assert count(method("bone")) == count(method("miss")) == 87_031_808

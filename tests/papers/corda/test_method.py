@@ -9,13 +9,13 @@ import torch
 from peft.tuners.lora.config import CordaConfig
 from peft.tuners.lora.corda import preprocess_corda
 
-from ftcli.config import build, compose, validate
+from ftcli.config import build, compose, validate_and_convert
 from ftcli.core.errors import UserError
 from ftcli.data.dataset import Data
 from ftcli.methods.peft import ADAPTER, Peft
 from ftcli.methods.shifted import lora_layers, weight_of
 from ftcli.models.anatomy import Anatomy, count_parameters
-from ftcli.models.causal_lm import CausalLM
+from ftcli.models.causal_lm import CausalLMSource
 from ftcli.papers.corda import method as corda
 from ftcli.papers.corda.method import INVERSE_ERROR, Corda, damp, decompose, rescale_by_maximum
 from tests.methods.small_run import Rows, rows, small_run
@@ -28,7 +28,7 @@ PROJECTIONS = [f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "do
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    return CausalLM(str(write_llama(tmp_path_factory.mktemp("llama"))))
+    return CausalLMSource(str(write_llama(tmp_path_factory.mktemp("llama"))))
 
 
 def start(source, ids=None, **options):
@@ -232,7 +232,7 @@ def test_a_layer_that_no_token_reaches_is_named(source, monkeypatch):
 def test_the_context_is_a_data_node_of_the_method():
     keys = ["method.calibration.path=asset:gsm8k", "method.calibration.format=prompt"]
     composed = compose("qlora_mini", ["method=corda", "model.quantization=none", *keys])
-    validate(composed)
+    validate_and_convert(composed)
     method = build(composed.config["method"])
     assert isinstance(method.calibration, Data) and method.calibration.path == "asset:gsm8k"
     assert method.mode == "ipm" and build({**composed.config["method"], "calibration": None})
@@ -241,11 +241,11 @@ def test_the_context_is_a_data_node_of_the_method():
         ["method=corda", "model.quantization=none", keys[0] + "", "+method.calibration.formt=text"],
     )
     with pytest.raises(UserError, match="formt"):
-        validate(wrong)
+        validate_and_convert(wrong)
 
 
 def test_published_figures_on_the_meta_device():
-    meta = CausalLM("owner/name", architecture="llama2_7b").build_meta_model()
+    meta = CausalLMSource("owner/name", architecture="llama2_7b").build_meta_model()
     widths = [linear.in_features for linear in Anatomy(meta).block_linears]
     assert round(sum(4 * width**2 for width in widths) / 1e9, 1) == 28.4
     model = Corda(r=128, lora_alpha=128).prepare(meta)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
-from ftcli.config import compose, validate
+from ftcli.config import compose, validate_and_convert
 from ftcli.core.hooks import Probes
 from ftcli.papers.deft.activations import mlp_activations
 from ftcli.papers.deft.evaluation import ActivationDensity
@@ -22,8 +22,8 @@ PADDED = {
     "input_ids": torch.tensor([[5, 6, 7, 8], [9, 10, 0, 0]]),
     "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]),
     "labels": torch.tensor([[5, 6, 7, 8], [9, 10, -100, -100]]),
-    "rows": [0, 1],
-    "count": 4,
+    "indices": [0, 1],
+    "num_supervised": 4,
 }
 
 
@@ -108,7 +108,7 @@ def test_in_a_run_it_leaves_no_hook_and_changes_nothing():
         "eval=[loss,activation_density]", "data.limit=40", "data.validation=0.2", "method.r=4",
         "eval.activation_density.limit=4", "trainer.batch_size=2",
     ])  # fmt: skip
-    validate(composed)
+    validate_and_convert(composed)
     run = build_run(composed.config)
     run.load_model()
     run.model.train()

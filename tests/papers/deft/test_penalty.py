@@ -207,7 +207,7 @@ def measure_penalty(run: Run, batches) -> float:
     with torch.no_grad():
         for batch in batches:
             loss(batch)
-    return loss.figures["penalty.activation_density"].item()
+    return loss.metrics["penalty.activation_density"].item()
 
 
 ON = ("penalty=activation_density", "penalty.activation_density.eps=1e-3")
@@ -242,7 +242,7 @@ def test_its_gradient_reaches_the_adapter_and_nothing_else(name):
     trained = {n for n, p in run.model.named_parameters() if p.requires_grad}
     assert reached and reached <= trained
     assert len(reached) >= 0.8 * len(trained)  # behind the last activation there is nothing to move
-    assert loss.sizes["activation_density"] == float(
+    assert loss.penalty_denominators["activation_density"] == float(
         batches[0].get("lengths", batches[0].get("attention_mask")).sum()
     )
 
@@ -318,12 +318,12 @@ def test_it_composes_with_a_reference_on_the_same_modules():
 
 
 def test_the_norm_of_its_gradient_is_logged(tmp_path):
-    from ftcli.config import compose, validate
+    from ftcli.config import compose, validate_and_convert
     from ftcli.jobs.train import train
     from tests.penalties.runs import SMALL
 
     composed = compose("qlora_mini", [*SMALL, *METHODS["lora"], *ON, f"run.dir={tmp_path}"])
-    validate(composed)
+    validate_and_convert(composed)
     folder = train(composed)["run"]
     lines = [json.loads(line) for line in open(f"{folder}/metrics.jsonl")]
     norms = [

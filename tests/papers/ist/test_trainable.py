@@ -52,7 +52,7 @@ def test_state_of_inactive_adapters_is_kept(run):
 
 
 def test_what_is_saved_has_all_layers(run):
-    assert {block_of(n) for n in run.trained_state()} == set(range(8))
+    assert {block_of(n) for n in run.get_trained_tensors()} == set(range(8))
 
 
 def test_the_update_is_the_papers():
@@ -119,7 +119,7 @@ def test_scoring_is_done_without_dropout_gradients_or_repetition(monkeypatch):
     seen = []
 
     def watched(objective, model, batch):
-        seen.append((model.training, torch.is_grad_enabled(), batch["rows"]))
+        seen.append((model.training, torch.is_grad_enabled(), batch["indices"]))
         return original(objective, model, batch)
 
     original = NextTokenPrediction.__call__

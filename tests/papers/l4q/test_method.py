@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from ftcli.core.callback import State
 from ftcli.core.errors import UserError
 from ftcli.models.anatomy import Anatomy
-from ftcli.models.causal_lm import CausalLM
+from ftcli.models.causal_lm import CausalLMSource
 from ftcli.papers.l4q.measures import load_integers
 from ftcli.papers.l4q.method import export_integers, l4q_layers
 from ftcli.papers.l4q.optimizer import ScaleRates
@@ -169,7 +169,7 @@ def test_quantised_bases_and_wrong_options_are_refused(folder):
 
 
 def test_the_papers_counts_on_the_meta_device():
-    meta = CausalLM("owner/name", architecture="llama1_7b").build_meta_model()
+    meta = CausalLMSource("owner/name", architecture="llama1_7b").build_meta_model()
     model = method("l4q", group_size=128).prepare(meta)
     named = trainable(model).items()
     assert sum(p.numel() for n, p in named if "l4q_A" in n or "l4q_B" in n) == 9_994_240

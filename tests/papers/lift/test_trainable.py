@@ -30,7 +30,7 @@ def llama(**options):
 def begin_run(model, policy, kind=SparseAdamW, steps=50, **options):
     """Set up policy and optimizer; the state of the loop before the first step."""
     optimizer = kind([p for p in model.parameters() if p.requires_grad], **RATES, **options)
-    run = SimpleNamespace(model=model, optimizer=SimpleNamespace(optimizer=optimizer))
+    run = SimpleNamespace(model=model, optimizer_builder=SimpleNamespace(optimizer=optimizer))
     policy.setup(run)
     return State(run, model, steps)
 
@@ -39,14 +39,14 @@ def step(policy, state, batch=IDS):
     policy.before_step(state)
     state.model(input_ids=batch, labels=batch).loss.backward()
     policy.after_backward(state)
-    state.run.optimizer.optimizer.step()
-    state.run.optimizer.optimizer.zero_grad()
+    state.run.optimizer_builder.optimizer.step()
+    state.run.optimizer_builder.optimizer.zero_grad()
     state.step += 1
     policy.after_step(state)
 
 
 def supports(state, policy):
-    optimizer = state.run.optimizer.optimizer
+    optimizer = state.run.optimizer_builder.optimizer
     return {name: optimizer.support(p).clone() for name, p in policy._targets.items()}
 
 
@@ -122,7 +122,9 @@ def test_exactly_the_budget_moves_and_everything_else_keeps_its_bits(score):
         assert torch.isin(moved, chosen[name]).all() and len(moved) > 0.9 * len(chosen[name])
     assert all(not p.requires_grad for p in policy._others) and len(policy._others) == 15
     k = sum(budget(p, 2) for p in policy._targets.values())
-    assert elements(state.run.optimizer.optimizer) == 2 * k + k  # two moments and the indices
+    assert (
+        elements(state.run.optimizer_builder.optimizer) == 2 * k + k
+    )  # two moments and the indices
 
 
 def test_with_every_entry_it_is_dense_adam_of_the_same_form():
@@ -161,7 +163,7 @@ def test_entries_are_chosen_again_from_current_weights_one_step_before_the_inter
 def test_moments_of_entries_that_stay_are_kept_and_of_new_ones_zero():
     model, policy = llama(), Lift(rank=2, filter_rank=4, interval=4)
     state = begin_run(model, policy)
-    optimizer = state.run.optimizer.optimizer
+    optimizer = state.run.optimizer_builder.optimizer
     step(policy, state)
     step(policy, state)
     old, before = supports(state, policy), {}
@@ -188,7 +190,7 @@ def test_scores_of_gradients_are_taken_before_anything_moves():
         gradient = linear.module.weight.grad
         expected = scores.find_top(gradient.abs(), budget(gradient, 1))
         parameter = policy._targets[f"{linear.name}.weight"]
-        assert torch.equal(state.run.optimizer.optimizer.support(parameter), expected)
+        assert torch.equal(state.run.optimizer_builder.optimizer.support(parameter), expected)
 
 
 def test_movement_sums_minus_weight_times_gradient():
@@ -201,13 +203,13 @@ def test_movement_sums_minus_weight_times_gradient():
         for name, p in policy._targets.items():
             sums[name] = sums.get(name, 0) - before[name] * p.grad
         policy.after_backward(state)
-        state.run.optimizer.optimizer.step()
+        state.run.optimizer_builder.optimizer.step()
         model.zero_grad()
         state.step += 1
         policy.after_step(state)
     for name, p in policy._targets.items():
         expected = scores.find_top(sums[name], budget(p, 1))
-        assert torch.equal(state.run.optimizer.optimizer.support(p), expected)
+        assert torch.equal(state.run.optimizer_builder.optimizer.support(p), expected)
 
 
 @pytest.mark.parametrize("score", ["lift", "random", "movement", "grad"])
@@ -223,7 +225,9 @@ def test_a_resumed_run_goes_on_to_the_bit(score):
     twin, resumed = llama(), Lift(**options)
     later = begin_run(twin, resumed)
     twin.load_state_dict(model.state_dict())
-    later.run.optimizer.optimizer.load_state_dict(state.run.optimizer.optimizer.state_dict())
+    later.run.optimizer_builder.optimizer.load_state_dict(
+        state.run.optimizer_builder.optimizer.state_dict()
+    )
     if policy.state_dict():
         resumed.load_state_dict(policy.state_dict())
     later.step = 4

@@ -60,7 +60,7 @@ def test_the_draws_are_on_record(run):
 
 
 def test_a_checkpoint_and_the_end_hold_every_candidate(run):
-    assert len(run.trained_state()) == len(list(run.model.parameters()))
+    assert len(run.get_trained_tensors()) == len(list(run.model.parameters()))
     assert all(p.requires_grad for p in run.model.parameters())
 
 
@@ -172,7 +172,7 @@ def test_no_weight_gradient_is_computed_for_frozen_blocks(full):
     top = policy(TopLayers(2), full.model)
     optimizer = SimpleNamespace(optimizer=torch.optim.AdamW(full.model.parameters()))
     state = SimpleNamespace(
-        step=0, batch=0, epoch=0, run=SimpleNamespace(optimizer=optimizer, dir=None)
+        step=0, batch=0, epoch=0, run=SimpleNamespace(optimizer_builder=optimizer, dir=None)
     )
     top.before_step(state)
     frozen = [li for li in Anatomy(full.model).block_linears if block_of(li.name) < 6]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ftcli.core.errors import UserError
-from ftcli.models.causal_lm import CausalLM
+from ftcli.models.causal_lm import CausalLMSource
 from ftcli.objectives.causal_lm import NextTokenPrediction
 from ftcli.papers.longlora.data import JoinedText, order_documents
 from ftcli.papers.longlora.evaluation import LossByLength, slide_windows
@@ -22,7 +22,7 @@ TEXTS = [f"row {i} says {'word ' * (i % 5)}end" for i in range(40)]
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return CausalLM("asset:llama_mini").load_tokenizer()
+    return CausalLMSource("asset:llama_mini").load_tokenizer()
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_rows_are_the_texts_end_to_end(data, tokenizer):
     ]
     assert joined.ids.tolist() == stream[: len(joined) * 32]
     assert len(stream) - len(joined.ids) < 32
-    learned = np.asarray(joined.learned).astype(bool)
+    learned = np.asarray(joined.loss_mask).astype(bool)
     expected = joined.ids != 1
     expected[::32] = False  # nothing stands before the first token of a row
     assert (learned == expected).all() and learned.sum() == joined.meta["supervised"]
@@ -70,7 +70,7 @@ def test_the_origin_of_a_row_is_that_of_its_first_text(data, tokenizer):
 
 def test_batches_have_rows_of_one_length(data, tokenizer):
     batch = next(iter(data().loader("train", tokenizer, batch_size=2)))
-    assert batch["input_ids"].shape == (2, 32)  # padded until the row format is measured
+    assert batch["input_ids"].shape == (2, 32)  # padded until the batch layout is measured
     source = data(packing="flat")
     assert next(iter(source.loader("train", tokenizer, batch_size=2)))["lengths"].tolist() == [
         32,
@@ -119,7 +119,7 @@ def test_windows_count_every_token_once(tokens, length, stride):
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("llama")
     write_llama(folder)
-    return CausalLM(str(folder)).load("cpu")
+    return CausalLMSource(str(folder)).load("cpu")
 
 
 class Few:

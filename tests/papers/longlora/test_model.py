@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from ftcli.core.errors import UserError
 from ftcli.models.anatomy import count_parameters
 from ftcli.models.attention_layout import pack_inputs
-from ftcli.models.causal_lm import CausalLM
-from ftcli.papers.longlora.model import ShortGroupsLM
+from ftcli.models.causal_lm import CausalLMSource
+from ftcli.papers.longlora.model import ShortGroupsSource
 from tests.methods.tiny import load, method, train, trainable, write_llama
 
 IDS = torch.arange(3, 35)[None]  # one row of 32
@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
 
 
 def source(folder, **options):
-    return ShortGroupsLM(str(folder), **options)
+    return ShortGroupsSource(str(folder), **options)
 
 
 def packed(*lengths):
@@ -60,14 +60,17 @@ def test_padding_changes_nothing(folder):
 
 
 def test_evaluation_is_full_attention_to_the_bit(folder):
-    plain, grouped = CausalLM(str(folder)).load("cpu"), source(folder).load("cpu")
+    plain, grouped = CausalLMSource(str(folder)).load("cpu"), source(folder).load("cpu")
     for inputs in (packed(32), {"input_ids": IDS}):
         assert torch.equal(states(grouped, False, **inputs), states(plain, False, **inputs))
         assert (states(grouped, True, **inputs) - states(plain, True, **inputs)).abs().max() > 1e-2
 
 
 def test_groups_none_trains_with_full_attention(folder):
-    plain, model = CausalLM(str(folder)).load("cpu"), source(folder, groups="none").load("cpu")
+    plain, model = (
+        CausalLMSource(str(folder)).load("cpu"),
+        source(folder, groups="none").load("cpu"),
+    )
     assert torch.equal(states(model, True, **packed(32)), states(plain, True, **packed(32)))
 
 
@@ -143,7 +146,7 @@ def test_exactly_lora_embeddings_and_norms_train(folder):
 
 def test_counts_of_the_papers_model_without_weights():
     def count(**options):
-        meta = CausalLM("owner/name", architecture="llama2_7b").build_meta_model()
+        meta = CausalLMSource("owner/name", architecture="llama2_7b").build_meta_model()
         return count_parameters(method("longlora", **options).prepare(meta), trainable_only=True)
 
     lora = count(also_train=[])

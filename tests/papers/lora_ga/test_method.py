@@ -14,7 +14,7 @@ from ftcli.methods.calibration import objective_loss, sum_gradients
 from ftcli.methods.peft import ADAPTER, Peft
 from ftcli.methods.shifted import lora_layers, weight_of
 from ftcli.models.anatomy import Anatomy, count_parameters
-from ftcli.models.causal_lm import CausalLM
+from ftcli.models.causal_lm import CausalLMSource
 from ftcli.papers.lora_ga import method as lora_ga
 from ftcli.papers.lora_ga.method import LoraGA, gradient_factors, singular_vectors
 from tests.methods.small_run import rows, small_run
@@ -27,7 +27,7 @@ RSLORA_SCALE = ALPHA / R**0.5
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    return CausalLM(str(write_llama(tmp_path_factory.mktemp("llama"))))
+    return CausalLMSource(str(write_llama(tmp_path_factory.mktemp("llama"))))
 
 
 def start(source, **options):
@@ -201,7 +201,7 @@ def test_other_samples_give_other_factors(source):
 
 
 def test_published_count_on_the_meta_device():
-    meta = CausalLM("owner/name", architecture="llama2_7b").build_meta_model()
+    meta = CausalLMSource("owner/name", architecture="llama2_7b").build_meta_model()
     model = LoraGA(r=8, lora_alpha=16, use_rslora=True).prepare(meta)
     assert count_parameters(model, trainable_only=True) == 19_988_480
 
@@ -217,7 +217,7 @@ def test_a_run_opens_and_resumes_to_the_bit(train_tiny, tmp_path):
     )  # fmt: skip
     opened = open_run(whole)
     final = load_file(whole / "checkpoints/last/adapter.safetensors")
-    state = opened.method.state(opened.model)
+    state = opened.method.get_trained_tensors(opened.model)
     assert state.keys() == final.keys() and any(name.startswith("initial.") for name in state)
     assert all(torch.equal(state[name], tensor) for name, tensor in final.items())
     with opened.evaluation_weights():

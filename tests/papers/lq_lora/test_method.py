@@ -10,7 +10,7 @@ import torch
 
 from ftcli.core.errors import UserError
 from ftcli.methods.calibration import objective_loss
-from ftcli.models.causal_lm import CausalLM
+from ftcli.models.causal_lm import CausalLMSource
 from ftcli.papers.lq_lora.decomposition import Decomposition, decompose
 from ftcli.papers.lq_lora.layer import LqLoraLinear, PackedProduct
 from ftcli.papers.lq_lora.method import LqLora, lq_layers, sum_squared_gradients
@@ -30,7 +30,7 @@ def start(folder, **options):
     """A method, its model after `setup` on four rows, and the run."""
     torch.manual_seed(1)
     how = method("lq_lora", **{"r": 8, "bits": [3], "iterations": 5} | options)
-    source = CausalLM(str(folder))
+    source = CausalLMSource(str(folder))
     model = how.prepare(source.load("cpu"))
     run = small_run(model, source)
     how.setup(run)
@@ -73,7 +73,7 @@ def test_without_iterations_it_is_the_rounded_base_and_lora_at_zero(folder):
 
 
 def test_fisher_information_is_the_sum_of_each_rows_squared_gradient(folder):
-    source = CausalLM(str(folder))
+    source = CausalLMSource(str(folder))
     how = method("lq_lora", r=8, bits=[3], fisher_samples=3)
     model = how.prepare(source.load("cpu"))
     run = small_run(model, source)
@@ -143,11 +143,11 @@ def test_what_is_saved_holds_the_matrices_in_few_bits_and_loads_on_the_base(fold
 
 def test_a_state_of_mixed_formats_loads_into_a_model_that_is_not_decomposed(folder):
     how, model, _ = start(folder, **FORMATS, fisher_samples=2)
-    saved = {n: t.clone() for n, t in how.state(model).items()}
+    saved = {n: t.clone() for n, t in how.get_trained_tensors(model).items()}
     other_how = method("lq_lora", r=8, **FORMATS, fisher_samples=2)
     other = other_how.prepare(load(folder))
     assert torch.allclose(logits(other), logits(load(folder)), atol=1e-6)  # not decomposed yet
-    other_how.load_state(other, saved)
+    other_how.load_trained_tensors(other, saved)
     assert torch.equal(logits(other), logits(model))
 
 
@@ -190,7 +190,7 @@ def test_what_does_not_fit_is_refused(folder):
 
 
 def test_the_papers_count_and_bits_without_weights():
-    meta = CausalLM("owner/name", architecture="llama2_70b").build_meta_model()
+    meta = CausalLMSource("owner/name", architecture="llama2_70b").build_meta_model()
     weights = 68_451_041_280
     model = method("lq_lora", r=64, bits=[2, 3], budget_bits=2.75).prepare(meta)
     trained = sum(p.numel() for p in trainable(model).values())

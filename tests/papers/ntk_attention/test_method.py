@@ -88,11 +88,11 @@ def test_the_attention_of_the_model_may_be_switched(folders):
     model = perturbed(load(folders["llama"]))
     before = logits(model)
     base = model.base_model.model
-    attention.use(base, "library")
+    attention.set_attention(base, "library")
     assert (logits(model) - before).abs().max() < 1e-5
     base.set_attn_implementation("eager")
     assert (logits(model) - before).abs().max() < 1e-5
-    attention.use(base, "documents")
+    attention.set_attention(base, "documents")
     assert torch.equal(logits(model), before)
 
 

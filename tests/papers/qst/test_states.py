@@ -164,7 +164,7 @@ def test_a_run_with_kept_states_learns_the_same(tmp_path):
                    "trainer.max_steps": "8"}  # fmt: skip
         run = build_run(builder.job(choices).config)
         assert run.trainer.fit(run).state.epoch >= 2
-        states.append({name: t.clone() for name, t in run.trained_state().items()})
+        states.append({name: t.clone() for name, t in run.get_trained_tensors().items()})
     first, reference = states
     assert first.keys() == reference.keys()
     assert all((first[name] - reference[name]).abs().max() < 1e-5 for name in first)

@@ -48,7 +48,7 @@ def set_up(method: SaRA, model: nn.Module, optimizer=None, processes: int = 1) -
     """Call `setup` as a run does."""
     run = SimpleNamespace(
         model=model,
-        optimizer=SimpleNamespace(optimizer=optimizer),
+        optimizer_builder=SimpleNamespace(optimizer=optimizer),
         accelerator=SimpleNamespace(num_processes=processes),
     )
     method.setup(run)
@@ -148,7 +148,9 @@ def test_a_run_goes_on_from_a_state_after_the_new_selection():
     other.prepare(resumed_model)
     resumed = torch.optim.AdamW(values(resumed_model), lr=5e-3)
     set_up(other, resumed_model, resumed)
-    other.load_state(resumed_model, {n: t.clone() for n, t in method.state(model).items()})
+    other.load_trained_tensors(
+        resumed_model, {n: t.clone() for n, t in method.get_trained_tensors(model).items()}
+    )
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     other.load_state_dict(method.state_dict())
     fit(model, optimizer, range(6, 8))
@@ -162,11 +164,11 @@ def test_a_run_goes_on_from_a_state_after_the_new_selection():
 def test_another_base_is_refused():
     method, model = SaRA(threshold=0.02), network()
     method.prepare(model)
-    state = method.state(model)
+    state = method.get_trained_tensors(model)
     other, base = SaRA(threshold=0.02), network(seed=1)
     other.prepare(base)
     with pytest.raises(UserError, match="another"):
-        other.load_state(base, state)
+        other.load_trained_tensors(base, state)
     assert state[POSITIONS].dtype == torch.int64
 
 

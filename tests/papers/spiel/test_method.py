@@ -45,7 +45,7 @@ def begin_run(model, optimizer, method, steps=40, accumulation=1):
     """Set up the method on a model outside a run; the state of the loop before the first step."""
     run = SimpleNamespace(
         model=model,
-        optimizer=SimpleNamespace(optimizer=optimizer, weight_decay=0.0),
+        optimizer_builder=SimpleNamespace(optimizer=optimizer, weight_decay=0.0),
         accelerator=SimpleNamespace(num_processes=1),
         trainer=SimpleNamespace(gradient_accumulation_steps=accumulation),
     )
@@ -57,8 +57,8 @@ def step(method, state, losses):
     method.before_step(state)
     for loss in losses:
         loss().backward()
-    state.run.optimizer.optimizer.step()
-    state.run.optimizer.optimizer.zero_grad()
+    state.run.optimizer_builder.optimizer.step()
+    state.run.optimizer_builder.optimizer.zero_grad()
     state.step += 1
     method.after_step(state)
 
@@ -387,9 +387,9 @@ def test_mistakes_are_said(folder):
 
 
 def test_on_the_meta_device_entries_are_counted(folder):
-    from ftcli.models.causal_lm import CausalLM
+    from ftcli.models.causal_lm import CausalLMSource
 
-    model = SpIEL(num_weights=999).prepare(CausalLM(str(folder)).build_meta_model())
+    model = SpIEL(num_weights=999).prepare(CausalLMSource(str(folder)).build_meta_model())
     assert 985 < sum(p.numel() for p in trainable(model).values()) <= 999
     assert {p.device.type for p in trainable(model).values()} == {"meta"}
     assert SpIELConfig(rank=3).density is None and IDS.shape == (2, 12)

@@ -30,7 +30,7 @@ KSEED = ("optimizer=kseed", "optimizer.lr=1e-3", "optimizer.eps=1e-3", "optimize
 @pytest.fixture(scope="session")
 def federated_job(tmp_path_factory) -> Callable[..., Any]:
     """Compose and check the job with further overrides."""
-    from ftcli.config import compose, validate
+    from ftcli.config import compose, validate_and_convert
 
     root = tmp_path_factory.mktemp("federated")
     (root / "model").mkdir()
@@ -42,7 +42,7 @@ def federated_job(tmp_path_factory) -> Callable[..., Any]:
     def made(*overrides: str) -> Any:
         optimizer = () if any(o.startswith("optimizer=") for o in overrides) else KSEED
         composed = compose("qlora_mini", [*JOB, *optimizer, *places, *overrides])
-        validate(composed)
+        validate_and_convert(composed)
         return composed
 
     return made

@@ -22,24 +22,24 @@ from ftcli.run.build import build_run, open_run
 def server_of(composed):
     run = build_run(composed.config)
     server = Server(run.pipeline, run)
-    return server, run.pipeline.build_client(run, server.loop, server.shared)
+    return server, run.pipeline.build_client(run, server.context, server.shared)
 
 
-def weights(loop):
-    return torch.cat([p.detach().flatten() for p in loop.parameters])
+def weights(context):
+    return torch.cat([p.detach().flatten() for p in context.parameters])
 
 
 @pytest.fixture(scope="module")
 def one_round(federated_job):
     """Messages of one round, the models that its clients ended with, and the server after it."""
     server, client = server_of(federated_job("pipeline.partition=dirichlet", "pipeline.alpha=2"))
-    server._rows, start = client.rows, weights(server.loop).clone()
+    server._rows, start = client.rows, weights(server.context).clone()
     calls, replies, models = {}, {}, {}
 
     def exchange(messages):
         for number, message in messages.items():
             calls[number], replies[number] = message, client.answer(number, message)
-            models[number] = weights(server.loop).clone()
+            models[number] = weights(server.context).clone()
         return ClientUpdate(dict(replies), 0, 0)
 
     server.run_round(exchange)
@@ -51,7 +51,7 @@ def test_the_new_model_is_the_mean_of_the_clients_models(one_round):
     rows = [len(client.rows[number]) for number in models]
     mean = sum(n * models[number] for n, number in zip(rows, models, strict=True)) / sum(rows)
     assert len(set(rows)) > 1
-    assert (weights(server.loop) - mean).abs().max() < 1e-6
+    assert (weights(server.context) - mean).abs().max() < 1e-6
     assert (models[0] - models[1]).abs().max() > 1e-4
 
 
@@ -63,14 +63,14 @@ def test_the_sums_are_those_of_the_equation(one_round):
         for index, slope in np.frombuffer(unpack_reply(text).body, "<u2,<f4").tolist():
             expected[index] += rows[number] / rows.sum() * slope
     assert np.allclose(server.shared.sums, expected, rtol=1e-6)
-    optimizer = server.loop.optimizer
-    for parameter, value in zip(server.loop.parameters, server.shared.start, strict=True):
+    optimizer = server.context.optimizer
+    for parameter, value in zip(server.context.parameters, server.shared.start, strict=True):
         parameter.data.copy_(value)
-    assert torch.equal(weights(server.loop), start)
+    assert torch.equal(weights(server.context), start)
     optimizer.apply_sums(expected.tolist())
-    moved = weights(server.loop)
+    moved = weights(server.context)
     server.shared.load(server.shared.broadcast())
-    assert (weights(server.loop) - moved).abs().max() < 1e-6
+    assert (weights(server.context) - moved).abs().max() < 1e-6
 
 
 def test_a_client_is_the_replay_of_what_it_received_and_sent(one_round):
@@ -79,7 +79,7 @@ def test_a_client_is_the_replay_of_what_it_received_and_sent(one_round):
     for index, slope in np.frombuffer(unpack_reply(replies[1]).body, "<u2,<f4").tolist():
         sums[index] += slope
     server.shared.load(sums.tobytes())
-    assert (weights(server.loop) - models[1]).abs().max() < 1e-5
+    assert (weights(server.context) - models[1]).abs().max() < 1e-5
 
 
 def test_a_message_is_four_bytes_a_seed_and_six_a_step(one_round):
@@ -102,7 +102,7 @@ def test_a_round_of_the_paper_is_below_18_kilobytes(federated_job):
 
 def _pretend(client, local):
     """A local step without the two forward passes."""
-    client.run.optimizer.optimizer.step(lambda: torch.tensor(1.0))
+    client.run.optimizer_builder.optimizer.step(lambda: torch.tensor(1.0))
     client.shared.after_step(local.state)
     local.meter.record_step(1, torch.tensor(1.0), None, [], 1)
 
@@ -119,7 +119,7 @@ def test_a_run_is_rebuilt_from_its_start_and_its_scalars_alone(federated_run):
     assert not (federated_run / LOG).exists()
     trained, again = open_run(federated_run), rebuild_from_sums(federated_run)
     for (name, a), b in zip(
-        trained.trained_state().items(), again.trained_state().values(), strict=True
+        trained.get_trained_tensors().items(), again.get_trained_tensors().values(), strict=True
     ):
         assert torch.equal(a, b), name
 
@@ -191,13 +191,13 @@ def test_averaging_weights_is_the_mean_of_what_clients_send(federated_job):
         replies = {}
         for number, message in messages.items():
             replies[number] = client.answer(number, message)
-            models[number] = weights(server.loop).clone()
+            models[number] = weights(server.context).clone()
         return ClientUpdate(replies, 0, 0)
 
     server.run_round(exchange)
     rows = [len(part) for part in client.rows]
     mean = sum(n * models[number] for number, n in enumerate(rows)) / sum(rows)
-    assert (weights(server.loop) - mean).abs().max() < 1e-6
+    assert (weights(server.context) - mean).abs().max() < 1e-6
     assert (models[0] - models[1]).abs().max() > 1e-4
 
 
@@ -224,7 +224,7 @@ def test_members_and_weights_are_as_asked(federated_job):
         members = server._members()
         assert len(members) == 1 and members == server._members()
         seen |= set(members)
-        server.loop.state.step += 3
+        server.context.state.step += 3
     assert seen == {1, 2}
 
 

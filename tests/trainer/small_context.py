@@ -1,4 +1,4 @@
-"""A minimal loop around one small layer, with all that a checkpoint reads of a loop."""
+"""A minimal training context around one small layer, with all that a checkpoint reads of a context."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ftcli.trainer.meter import Meter
 
 
 class Small:
-    """A loop whose `save` is called with the step.
+    """A training context whose `save` is called with the step.
 
     Args:
         width: of the layer; a checkpoint holds 12 bytes times its square once it has been trained.
@@ -30,7 +30,7 @@ class Small:
         self.run = SimpleNamespace(
             dir=RunDir(folder),
             config={},
-            trained_state=self.layer.state_dict,
+            get_trained_tensors=self.layer.state_dict,
             evaluation_weights=nullcontext,
             method=SimpleNamespace(describe=lambda: {"r": 4}),
         )
@@ -38,7 +38,7 @@ class Small:
         counters = dict.fromkeys(checkpoint_io.COUNTERS, 0) | {"best": None, "max_steps": 100}
         self.state = SimpleNamespace(**counters)
         self.meter, self.fingerprint = Meter(), ""
-        self.saves_parts, self.micro_batches = False, 1
+        self.saves_shards, self.micro_batches_per_step = False, 1
         self.accelerator = SimpleNamespace(is_main_process=True, num_processes=1)
         self.checkpoints = Checkpoints(self.run.dir.checkpoints)
 
@@ -48,7 +48,7 @@ class Small:
         return self.checkpoints.save(self, **options)
 
     def names(self):
-        return [path.name for path in self.checkpoints.finished()]
+        return [path.name for path in self.checkpoints.list_complete()]
 
     def events(self):
         lines = (self.run.dir.path / "events.jsonl").read_text().splitlines()

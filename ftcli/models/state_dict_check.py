@@ -20,7 +20,7 @@ from ftcli.core.errors import UserError
 from ftcli.models.weight_files import FETCH_AGAIN
 
 Shapes = Mapping[str, tuple[int, ...]]
-Extra = Literal["refuse", "ignore"]
+UnexpectedKeysPolicy = Literal["refuse", "ignore"]
 #: Attributes by which torch's wrappers hold a module: compile, FSDP, activation checkpointing.
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 #: Attributes by which DataParallel, PEFT and training frameworks hold a whole model.
@@ -33,7 +33,7 @@ class Misfit:
 
     Attributes:
         missing: parameters of the model that the files lack -> shape.
-        unexpected: tensors in the files that the model has no place for -> shape.
+        unexpected: tensors in the files that the model has no parameter for -> shape.
         mismatched: parameters -> shape in the files, shape in the model.
     """
 
@@ -66,12 +66,14 @@ class Misfit:
 
         return Misfit(select(self.missing), select(self.unexpected), select(self.mismatched))
 
-    def refuse(self, name: str, model: Any, shapes: Shapes, extra: Extra = "refuse") -> None:
+    def refuse(
+        self, name: str, model: Any, shapes: Shapes, extra: UnexpectedKeysPolicy = "refuse"
+    ) -> None:
         """Raise an error if anything differs.
 
         Args:
             name: the model's name in the message.
-            extra: whether tensors that the model has no place for are refused too.
+            extra: whether tensors that the model has no parameter for are refused too.
 
         Raises:
             UserError: tensors are missing, unexpected or of another shape; with their shares.
@@ -92,7 +94,7 @@ class Misfit:
         if unexpected:
             share = _share(_count(unexpected.values()), _count(shapes.values()))
             parts.append(
-                f"it has no place for {_list_tensors(unexpected)}, {share} of what is in them"
+                f"the model has no parameter for {_list_tensors(unexpected)}, {share} of the stored values"
             )
         if parts:
             raise UserError(
@@ -126,7 +128,7 @@ def compare_shapes(name: str, model: Any, shapes: Shapes, key_mapping: Mapping[s
         UserError: tensors that the library joins cannot be joined.
     """
     empty = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    with refuse_bad_weights(name, type(model).__name__), _hide_progress_bars():
+    with translate_conversion_error(name, type(model).__name__), _hide_progress_bars():
         loaded, info = type(model).from_pretrained(
             None,
             config=model.config,
@@ -211,7 +213,7 @@ def strip_prefixes(shapes: Shapes, mapping: Mapping[str, str]) -> Shapes:
 
 
 @contextmanager
-def refuse_bad_weights(name: str, model: str) -> Iterator[None]:
+def translate_conversion_error(name: str, model: str) -> Iterator[None]:
     """Withhold transformers' table of weights that do not fit; turn a failed conversion into an error.
 
     Args:

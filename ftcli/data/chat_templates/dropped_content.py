@@ -1,4 +1,4 @@
-"""Kinds of losses: what a chat template does not write as the data have it; and the error for them."""
+"""Kinds of dropped content: what a chat template does not write as the data have it; and the error for it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from ftcli.core.errors import UserError
 
-#: Kind of loss -> its description. Rows with one are refused, unless `data.on_lost=warn`.
-LOSSES = {
+#: Kind of dropped content -> its description. Rows with one are refused, unless `data.on_dropped_content=warn`.
+DROP_KINDS = {
     "lost_text": "text of a message is not in the conversation as the template writes it",
     "lost_reasoning": "the template drops the thinking of an answer",
     "lost_tool_call": "a tool call, or an argument of one, is not written as the data have it",
@@ -27,7 +27,7 @@ BY_DESIGN = {
     "earlier_prompt": "earlier answers begin otherwise than the generation prompt does",
 }
 SWITCH = "enable_thinking"  # the variable by which templates leave thinking out of prompts
-#: Kind of loss -> ways to avoid it.
+#: Kind of dropped content -> ways to avoid it.
 WAYS = {
     "lost_text": "set model.chat_template to one that writes such messages",
     "lost_tool_call": "set model.chat_template to one that writes tool calls",
@@ -38,17 +38,17 @@ WAYS = {
 }
 
 
-def make_template_loss_error(counts: Mapping[str, Any], template: str) -> UserError:
+def make_dropped_content_error(counts: Mapping[str, Any], template: str) -> UserError:
     """Error for a chat template that does not write what the data contain.
 
     Args:
         counts: counts of a preparation, as in `meta.json`.
         template: the source of the chat template.
     """
-    kinds = [kind for kind in LOSSES if kind in counts["losses"]]
+    kinds = [kind for kind in DROP_KINDS if kind in counts["dropped_content"]]
     named = "; ".join(
-        f"{kind} in {counts['losses'][kind]:,} ({LOSSES[kind]}; first: "
-        f"{counts['losses_rows'][kind][0]})"
+        f"{kind} in {counts['dropped_content'][kind]:,} ({DROP_KINDS[kind]}; first: "
+        f"{counts['dropped_content_rows'][kind][0]})"
         for kind in kinds
     )
     ways = [WAYS[kind] for kind in kinds if kind in WAYS]
@@ -57,7 +57,7 @@ def make_template_loss_error(counts: Mapping[str, Any], template: str) -> UserEr
     marked = find_training_template(template)
     if marked:
         ways.insert(0, f"model.chat_template={marked}, the same template marked for training")
-    ways.append("data.on_lost=warn to train on what is written; see: ftcli preview")
+    ways.append("data.on_dropped_content=warn to train on what is written; see: ftcli preview")
     return UserError(
         f"the chat template does not write what the data say. Of {counts['rows']:,} rows: {named}.",
         where="data",

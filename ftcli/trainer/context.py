@@ -17,10 +17,10 @@ from ftcli.core.callback import Callback, State
 from ftcli.core.errors import UserError
 from ftcli.evaluation.named_sets import add_score
 from ftcli.models.anatomy import Anatomy
-from ftcli.trainer.guard import Guard
+from ftcli.trainer.guard import NonFiniteGuard
 from ftcli.trainer.loss import StepLoss
 from ftcli.trainer.meter import Meter, Sums
-from ftcli.trainer.signals import Requests
+from ftcli.trainer.signals import StopSaveRequests
 from ftcli.trainer.spikes import Spikes
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ Batch = dict[str, Any]
 
 
 @dataclass
-class Loop:
+class TrainingContext:
     """The run, its optimizer and its callbacks while it trains.
 
     Attributes:
@@ -72,15 +72,15 @@ class Loop:
         for callback in self.callbacks.values():
             getattr(callback, hook)(self.state, *args)
 
-    def backward(self, batches: Sequence[Batch]) -> Tensor:
-        """Accumulate the gradients of all micro-batches of a step; return the step's loss, a detached scalar."""
+    def compute_gradients(self, batches: Sequence[Batch]) -> Tensor:
+        """Run forward and backward over the micro-batches of a step; return the step's loss, a detached scalar."""
         count = self.accelerator.num_processes
         step_loss = StepLoss(self.run, self.model, batches, self.sum_number_over_ranks, count)
         total = torch.zeros((), device=self.accelerator.device)
         for index, batch in enumerate(batches):
-            with self._sync_gradients(last=index == len(batches) - 1):
+            with self._gradient_sync_context(is_last=index == len(batches) - 1):
                 loss = step_loss(batch)
-                require_gradient(loss)
+                check_requires_grad(loss)
                 # data parallelism averages gradients over ranks, but the step needs their sum
                 (loss * count if count > 1 else loss).backward()
             total += loss.detach()
@@ -119,7 +119,7 @@ class Loop:
         self._record(step_loss)
         return torch.as_tensor(loss), torch.stack(losses).sum()
 
-    def first_order_step(self, lr_factor: float, max_norm: float | None) -> Tensor:
+    def clip_and_step(self, lr_factor: float, max_norm: float | None) -> Tensor:
         """Clip the gradients, set the learning rate, take the optimizer's step; return the gradient norm.
 
         Args:
@@ -133,12 +133,12 @@ class Loop:
         self._set_lr(lr_factor)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return ranks.whole(norm)
+        return ranks.gather_full_tensor(norm)
 
     def gradient_norm(self) -> Tensor:
         """Return the L2 norm of all gradients, a scalar."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        return ranks.whole(torch.nn.utils.get_total_norm(gradients))
+        return ranks.gather_full_tensor(torch.nn.utils.get_total_norm(gradients))
 
     def evaluate(self, periodic: bool = False) -> dict[str, float]:
         """Return the scores of the evaluators under `eval.<score>`, after logging them and calling the hooks.
@@ -149,7 +149,7 @@ class Loop:
         self.meter.pause()
         run = self.run
         scores: dict[str, float] = {}
-        run.step = self.state.step
+        run.evaluated_step = self.state.step
         chosen = {n: e for n, e in run.evaluators.items() if e.periodic or not periodic}
         main, sharded = self.accelerator.is_main_process, ranks.is_sharded(run.model)
         if chosen and (main or sharded):  # a forward pass of sharded weights takes all ranks
@@ -162,38 +162,38 @@ class Loop:
             self.append_metrics({"step": self.state.step} | scores)
             self.run_callbacks("on_evaluate", {"step": self.state.step} | scores)
         scores = self.broadcast_from_main(scores)
-        self.end_early()
+        self.apply_early_stopping()
         self.meter.begin()
         return scores
 
-    def end_early(self) -> None:
-        """Make the present step the last one if a callback asks for it, as the first rank sees it."""
-        reasons = [part.should_end() for part in self.callbacks.values()]
+    def apply_early_stopping(self) -> None:
+        """Set `max_steps` to the present step if a callback of the first rank gives a reason to stop."""
+        reasons = [callback.get_stop_reason() for callback in self.callbacks.values()]
         reason = self.broadcast_from_main(next(filter(None, reasons), None))
         if reason and self.state.step < self.state.max_steps:
             self.state.max_steps, self.state.ended_early = self.state.step, reason
             self.append_event("ended_early", step=self.state.step, reason=reason)
 
-    def take_requests(self, requests: Requests) -> tuple[str | None, bool]:
+    def take_requests(self, requests: StopSaveRequests) -> tuple[str | None, bool]:
         """Take the requests that the first rank sees: to stop (or None), and whether to save; equal on all ranks."""
         taken = None
         if self.accelerator.is_main_process:
             taken = requests.take_stop_request(), requests.take_save_request()
         return self.broadcast_from_main(taken)
 
-    def take_figures(self) -> dict[str, float]:
-        """Return the meter's figures since the last log; those of objective and penalties are means over ranks.
+    def pop_metrics(self) -> dict[str, float]:
+        """Return the meter's metrics since the last log; those of objective and penalties are means over ranks.
 
         Raises:
-            NonFinite: a figure of a step was not finite.
+            NonFinite: a metric of a step was not finite.
         """
-        return self.meter.take(self._divide_over_ranks)
+        return self.meter.pop_metrics(self._average_over_ranks)
 
     def append_metrics(self, metrics: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl, on the first rank."""
         if self.accelerator.is_main_process and self.run.dir is not None:
             self.run.dir.append_metrics(
-                metrics | {"time": round(time.time() - self.run.started, 3)}
+                metrics | {"time": round(time.time() - self.run.created_at, 3)}
             )
 
     def append_event(self, kind: str, **fields: Any) -> None:
@@ -202,9 +202,9 @@ class Loop:
             self.run.dir.append_event(kind, **fields)
 
     @property
-    def guard(self) -> Guard:
+    def guard(self) -> NonFiniteGuard:
         """The callback that handles steps that are not finite."""
-        return cast(Guard, self.callbacks["guard"])
+        return cast(NonFiniteGuard, self.callbacks["guard"])
 
     @property
     def spikes(self) -> Spikes:
@@ -212,14 +212,14 @@ class Loop:
         return cast(Spikes, self.callbacks["spikes"])
 
     @property
-    def micro_batches(self) -> int:
+    def micro_batches_per_step(self) -> int:
         """Micro-batches of a step, over all ranks."""
         each: int = self.run.trainer.gradient_accumulation_steps
         return each * self.accelerator.num_processes
 
     @property
-    def saves_parts(self) -> bool:
-        """Whether checkpoints are written in parts, so that any number of ranks can resume from them."""
+    def saves_shards(self) -> bool:
+        """Whether each rank writes its shard of a checkpoint, so that any number of ranks can resume from it."""
         return bool(self.run.trainer.strategy == "fsdp2")
 
     @property
@@ -238,22 +238,22 @@ class Loop:
         """Return the first rank's value on every rank."""
         return ranks.broadcast_from_main(self.accelerator, value)
 
-    def _divide_over_ranks(self, figures: Sums) -> dict[str, float]:
-        """Return each figure's sum over the ranks that have it, divided by its count over them.
+    def _average_over_ranks(self, metrics: Sums) -> dict[str, float]:
+        """Return each metric's sum over the ranks that have it, divided by its count over them.
 
-        A figure that nothing was counted for is left out: a reward may not apply to the answers of a rank,
+        A metric that nothing was counted for is left out: a reward may not apply to the answers of a rank,
         a source may have no row in some steps.
         """
-        everywhere: list[Sums] = ranks.gather_objects(self.accelerator, figures)
+        everywhere: list[Sums] = ranks.gather_objects(self.accelerator, metrics)
         means = {}
-        for name in dict.fromkeys(name for figures in everywhere for name in figures):
+        for name in dict.fromkeys(name for metrics in everywhere for name in metrics):
             sums, counts = zip(*(rank[name] for rank in everywhere if name in rank), strict=True)
             if sum(counts) > 0:
                 means[name] = sum(sums) / sum(counts)
         return means
 
     def _record(self, step_loss: StepLoss) -> None:
-        self.meter.record_figures(step_loss.figures, step_loss.forwards, step_loss.source_losses)
+        self.meter.record_metrics(step_loss.metrics, step_loss.evaluations, step_loss.source_losses)
 
     def sum_number_over_ranks(self, value: float) -> float:
         """Return the sum of a number over all ranks, on every rank."""
@@ -262,9 +262,9 @@ class Loop:
         tensor = torch.tensor(value, device=self.accelerator.device, dtype=torch.float64)
         return float(self.accelerator.reduce(tensor))
 
-    def _sync_gradients(self, last: bool) -> AbstractContextManager[None]:
+    def _gradient_sync_context(self, is_last: bool) -> AbstractContextManager[None]:
         """Return a context that synchronises gradients between ranks only in the last micro-batch of a step."""
-        return nullcontext() if last else ranks.accumulate_gradients(self.model, self.accelerator)
+        return nullcontext() if is_last else ranks.no_gradient_sync(self.model, self.accelerator)
 
 
 def build_forward_module(run: Run) -> nn.Module:
@@ -287,19 +287,19 @@ def count_tokens(batch: Batch) -> int:
     for key in ("lengths", "attention_mask"):
         if key in batch:
             return int(batch[key].sum())
-    return int(batch["count"])
+    return int(batch["num_supervised"])
 
 
-def require_gradient(loss: Tensor) -> None:
-    """Raise a clear error where backward would fail in autograd, as with adapters in Reformer.
+def check_requires_grad(loss: Tensor) -> None:
+    """Raise a clear error where `backward` would fail in autograd, as with adapters in Reformer.
 
     Raises:
-        UserError: the loss depends on no trained parameter.
+        UserError: the loss does not depend on any trainable parameter.
     """
     if not loss.requires_grad:
         raise UserError(
-            "no gradient of the loss reaches what is trained: the model passes none on where its input "
-            "is frozen, or does not use these layers.",
+            "the loss does not depend on any trainable parameter: the adapted layers are unused, or the "
+            "model cuts the gradient at frozen inputs.",
             where="method",
             fix="method=full, or other method.target_modules",
         )

@@ -14,13 +14,13 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
+from ftcli.core.batch_layout import BatchLayout
 from ftcli.core.errors import UserError
-from ftcli.core.row_format import RowFormat
 from ftcli.data.loader import Loader
 from ftcli.models import attention
-from ftcli.models.causal_lm import CausalLM
-from ftcli.models.probing import choose_row_length, draw_rows, excuse_rounding
-from ftcli.models.row_format_check import measure_row_format
+from ftcli.models.batch_layout_check import select_batch_layout
+from ftcli.models.causal_lm import CausalLMSource
+from ftcli.models.probing import choose_row_length, draw_rows, scale_error_by_sensitivity
 from ftcli.objectives.causal_lm import NextTokenPrediction
 
 from . import zoo
@@ -63,24 +63,30 @@ def ours(model, documents, outcome, batch_size=3):
     lengths = [len(ids) for ids in documents]
     tokens = SimpleNamespace(
         ids=np.concatenate([np.asarray(ids, dtype=np.int32) for ids in documents]),
-        learned=np.concatenate([np.arange(n) > 0 for n in lengths]),
+        loss_mask=np.concatenate([np.arange(n) > 0 for n in lengths]),
         offsets=np.cumsum([0, *lengths]),
         lengths=np.asarray(lengths),
     )
     row_losses = {}
-    loader = Loader(tokens, batch_size, outcome.packing, shuffle=False, reading=outcome.reading)
+    loader = Loader(
+        tokens,
+        batch_size,
+        outcome.packing,
+        shuffle=False,
+        document_isolation=outcome.document_isolation,
+    )
     for batch in loader:
         losses = NextTokenPrediction(chunk_size=16)(model, batch)
-        for number, row in enumerate(batch["rows"]):
-            row_losses[row] = losses.values[losses.sequence == number].mean()
+        for number, row in enumerate(batch["indices"]):
+            row_losses[row] = losses.values[losses.sequence_index == number].mean()
     return torch.stack([row_losses[row] for row in range(len(documents))])
 
 
 @pytest.mark.parametrize("kind", FOUND)
 def test_what_is_found_gives_the_losses_of_each_document_alone(kind):
     model = zoo.build(kind)
-    attention.adopt(model)
-    outcome = measure_row_format(model, "auto", 512, NextTokenPrediction(), kind)
+    attention.install_document_attention(model)
+    outcome = select_batch_layout(model, "auto", 512, NextTokenPrediction(), kind)
     assert (outcome.packing, outcome.attention) == FOUND[kind]
     assert bool(outcome.reason) == (outcome.packing != "flat")
     documents = zoo.documents(LENGTHS)
@@ -89,18 +95,18 @@ def test_what_is_found_gives_the_losses_of_each_document_alone(kind):
 
 def test_a_model_that_reads_ahead_is_refused():
     with pytest.raises(UserError, match="not causal"):
-        measure_row_format(zoo.build("cpmant"), "auto", 512, NextTokenPrediction())
+        select_batch_layout(zoo.build("cpmant"), "auto", 512, NextTokenPrediction())
 
 
 def test_rows_go_one_by_one_where_the_library_takes_no_padding():
     model = zoo.build("xlnet")
-    outcome = measure_row_format(model, "none", 512, NextTokenPrediction())
-    assert outcome.reading == "alone"
+    outcome = select_batch_layout(model, "none", 512, NextTokenPrediction())
+    assert outcome.document_isolation == "one_row_per_forward"
     documents = zoo.documents(LENGTHS)
     expected = library("xlnet", documents)
     assert (ours(model, documents, outcome) - expected).abs().max() < 1e-4
     with pytest.raises(RuntimeError):
-        ours(model, documents, RowFormat("none", "library"))
+        ours(model, documents, BatchLayout("none", "library"))
 
 
 @pytest.mark.parametrize(
@@ -114,20 +120,20 @@ def test_rows_go_one_by_one_where_the_library_takes_no_padding():
 )
 def test_packing_that_was_asked_for_is_refused_with_the_layer(kind, layer):
     model = zoo.build(kind)
-    attention.adopt(model)
+    attention.install_document_attention(model)
     with pytest.raises(UserError) as caught:
-        measure_row_format(model, "flat", 512, NextTokenPrediction(), kind)
+        select_batch_layout(model, "flat", 512, NextTokenPrediction(), kind)
     assert layer in caught.value.what and "mixes documents" in caught.value.what
     assert caught.value.where == "data.packing" and "data.packing=none" in caught.value.fix
 
 
 def test_chance_mode_and_gradients_are_as_they_were():
     model = zoo.build("llama").train()
-    attention.adopt(model)
+    attention.install_document_attention(model)
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
-    measure_row_format(model, "auto", 512, NextTokenPrediction())
+    select_batch_layout(model, "auto", 512, NextTokenPrediction())
     assert torch.equal(torch.rand(4), expected)
     assert model.training and all(p.requires_grad and p.grad is None for p in model.parameters())
 
@@ -142,10 +148,12 @@ def test_rows_are_as_long_as_the_windows_that_the_data_pass():
 
 
 def test_the_shipped_model_is_measured_within_a_second():
-    source = CausalLM("asset:llama_mini")
+    source = CausalLMSource("asset:llama_mini")
     model = source.load("cpu")
     start = time.process_time()
-    assert source.measure_row_format(model, "auto", 512, NextTokenPrediction()) == RowFormat("flat")
+    assert source.select_batch_layout(model, "auto", 512, NextTokenPrediction()) == BatchLayout(
+        "flat"
+    )
     assert time.process_time() - start < 1
 
 
@@ -153,26 +161,26 @@ def test_a_model_that_gives_no_losses_is_refused():
     model = zoo.build("llama")
     model.lm_head.weight.data.fill_(float("nan"))
     with pytest.raises(UserError, match="not finite"):
-        measure_row_format(model, "auto", 512, NextTokenPrediction())
+        select_batch_layout(model, "auto", 512, NextTokenPrediction())
 
 
 def test_memory_that_runs_out_is_no_answer(monkeypatch):
     model = zoo.build("llama")
-    attention.adopt(model)
+    attention.install_document_attention(model)
 
     def fails(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(NextTokenPrediction, "__call__", fails)
     with pytest.raises(torch.OutOfMemoryError):
-        measure_row_format(model, "auto", 512, NextTokenPrediction())
+        select_batch_layout(model, "auto", 512, NextTokenPrediction())
 
 
 def test_half_precision_does_not_hide_a_leak():
     """Falcon-H1's losses differ by 0.03 on average, as those of right models do in bfloat16."""
     model = zoo.build("falcon_h1").to(torch.bfloat16)
-    attention.adopt(model)
-    outcome = measure_row_format(model, "auto", 512, NextTokenPrediction())
+    attention.install_document_attention(model)
+    outcome = select_batch_layout(model, "auto", 512, NextTokenPrediction())
     assert outcome.packing == "none" and "with the other row" in outcome.reason
 
 
@@ -187,15 +195,15 @@ def test_only_models_that_enlarge_rounding_are_excused_for_it(scale, excused):
     def compute():
         return model(ids).logits.float().log_softmax(-1)[0].gather(1, ids[0][:, None])[:, 0]
 
-    error = excuse_rounding(model, 3.0, compute)
-    assert (error < 3.0) == excused and excuse_rounding(model, 0.5, compute) == 0.5
-    assert excuse_rounding(model.float(), 3.0, compute) == 3.0
+    error = scale_error_by_sensitivity(model, 3.0, compute)
+    assert (error < 3.0) == excused and scale_error_by_sensitivity(model, 0.5, compute) == 0.5
+    assert scale_error_by_sensitivity(model.float(), 3.0, compute) == 3.0
 
 
 def test_further_loads_keep_the_measured_attention(tmp_path):
-    source = CausalLM(str(zoo.write("git", tmp_path / "git")))
+    source = CausalLMSource(str(zoo.write("git", tmp_path / "git")))
     assert (
-        source.measure_row_format(source.load("cpu"), "auto", 512, NextTokenPrediction()).attention
+        source.select_batch_layout(source.load("cpu"), "auto", 512, NextTokenPrediction()).attention
         == "library"
     )
     assert source.load("cpu").config._attn_implementation != attention.NAME
@@ -239,9 +247,9 @@ def test_layers_that_can_begin_anew_are_told_where_documents_end():
     for weight in model.parameters():
         weight.data.normal_(std=0.3)
     model.library_attention = model.config._attn_implementation
-    outcome = measure_row_format(model, "auto", 512, NextTokenPrediction())
-    assert (outcome.packing, outcome.reading) == ("flat", "reset")
+    outcome = select_batch_layout(model, "auto", 512, NextTokenPrediction())
+    assert (outcome.packing, outcome.document_isolation) == ("flat", "reset_state")
     rows = [[i % 60 for i in ids] for ids in zoo.documents(LENGTHS)]
-    alone = torch.cat([ours(model, [row], RowFormat("none")) for row in rows])
+    alone = torch.cat([ours(model, [row], BatchLayout("none")) for row in rows])
     assert (ours(model, rows, outcome) - alone).abs().max() < 1e-4
-    assert (ours(model, rows, RowFormat("flat")) - alone).abs().max() > 1e-2
+    assert (ours(model, rows, BatchLayout("flat")) - alone).abs().max() > 1e-2

@@ -11,10 +11,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, MixtralConfig
 
 from ftcli.cli.app import run as ftcli
 from ftcli.core.errors import UserError
-from ftcli.models.causal_lm import CausalLM
+from ftcli.models.causal_lm import CausalLMSource
 from ftcli.models.hub import resolve
-from ftcli.models.ldm import Ldm
-from ftcli.models.strict import compare_shapes, find_wrapper_prefixes
+from ftcli.models.ldm import LdmSource
+from ftcli.models.state_dict_check import compare_shapes, find_wrapper_prefixes
 from ftcli.models.weight_files import find_weight_files
 
 MINI = Path(resolve("asset:llama_mini"))
@@ -65,7 +65,7 @@ def extra(tensors):
     [
         (without_layer, ("lack 9 tensors", LAYER, "of its parameters")),
         (wrong_shape, (SHAPE, "[696, 256] in the files and [704, 256] in the model")),
-        (extra, ("has no place for 1 tensor", "layers.8", "extra_weights=ignore")),
+        (extra, ("has no parameter for 1 tensor", "layers.8", "extra_weights=ignore")),
     ],
 )
 @pytest.mark.parametrize("verb", ["check", "train"])
@@ -78,7 +78,7 @@ def test_what_does_not_fit_is_one_message(work, capsys, tensors, model_of, verb,
 
 
 def test_extra_tensors_can_be_left_out(tensors, model_of):
-    model = CausalLM(str(model_of(extra(tensors))), extra_weights="ignore").load("cpu")
+    model = CausalLMSource(str(model_of(extra(tensors))), extra_weights="ignore").load("cpu")
     assert torch.equal(model.state_dict()[SHAPE], tensors[SHAPE].float())
 
 
@@ -95,7 +95,7 @@ def test_extra_tensors_can_be_left_out(tensors, model_of):
     ],
 )
 def test_prefixes_of_wrappers_are_removed_and_said(tensors, model_of, caplog, tmp_path, wrapped):
-    source = CausalLM(str(model_of({wrapped(n): t for n, t in tensors.items()})))
+    source = CausalLMSource(str(model_of({wrapped(n): t for n, t in tensors.items()})))
     assert "prefix" in source.check_files()
     model = source.load("cpu")
     assert "prefix" in caplog.text
@@ -111,7 +111,7 @@ def test_check_says_the_prefix(work, capsys, tensors, model_of):
 
 
 def test_names_of_the_model_itself_are_no_prefix(tensors):
-    source = CausalLM("asset:llama_mini")
+    source = CausalLMSource("asset:llama_mini")
     files = find_weight_files(str(MINI), None)
     assert find_wrapper_prefixes(files.shapes(), source.build_meta_model()) == {}
     assert source.check_files() == ""
@@ -123,7 +123,7 @@ def test_an_adapter_that_was_not_merged_is_named(tensors, model_of):
     adapted[f"base_model.model.{name}base_layer.weight"] = tensors[f"{name}weight"]
     adapted[f"base_model.model.{name}lora_A.default.weight"] = torch.zeros(4, 256)
     with pytest.raises(UserError, match="lora_A") as caught:
-        CausalLM(str(model_of(adapted))).load("cpu")
+        CausalLMSource(str(model_of(adapted))).load("cpu")
     assert "merge_and_unload" in caught.value.fix
 
 
@@ -152,10 +152,10 @@ def test_an_index_that_names_an_absent_file(work, capsys, sharded, verb):
 
 
 def test_a_shard_that_lacks_what_its_index_names(sharded, tensors):
-    CausalLM(str(sharded)).check_files()
+    CausalLMSource(str(sharded)).check_files()
     file = sharded / "model-00001-of-00002.safetensors"
     save_file(dict(list(load_file(file).items())[:-1]), file, metadata={"format": "pt"})
-    for see in (CausalLM(str(sharded)).check_files, CausalLM(str(sharded)).load):
+    for see in (CausalLMSource(str(sharded)).check_files, CausalLMSource(str(sharded)).load):
         with pytest.raises(UserError, match="lack 1 tensor "):
             see()
 
@@ -173,7 +173,7 @@ def test_a_shard_that_was_cut_off(work, capsys, sharded, verb):
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
 def test_quantised_loading_is_as_strict(tensors, model_of, quantization):
     with pytest.raises(UserError, match="lack 9 tensors"):
-        CausalLM(str(model_of(without_layer(tensors))), quantization=quantization).load("cpu")
+        CausalLMSource(str(model_of(without_layer(tensors))), quantization=quantization).load("cpu")
 
 
 def test_experts_that_are_stored_one_by_one(tmp_path):
@@ -182,7 +182,7 @@ def test_experts_that_are_stored_one_by_one(tmp_path):
         num_key_value_heads=2, num_local_experts=4, vocab_size=64,
     )  # fmt: skip
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    source, file = CausalLM(str(tmp_path)), tmp_path / "model.safetensors"
+    source, file = CausalLMSource(str(tmp_path)), tmp_path / "model.safetensors"
     assert source.check_files() == ""
     stored = load_file(file)
     one = next(name for name in stored if "experts.2.w1" in name)
@@ -194,19 +194,19 @@ def test_experts_that_are_stored_one_by_one(tmp_path):
 
 def test_a_tied_head_may_be_absent_or_there(tensors, model_of):
     head = {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}
-    assert CausalLM(str(model_of(tensors | head))).check_files() == ""
+    assert CausalLMSource(str(model_of(tensors | head))).check_files() == ""
     config = AutoConfig.from_pretrained(MINI)
     config.tie_word_embeddings = False
     folder = model_of(tensors, "untied")
     config.save_pretrained(folder)
     with pytest.raises(UserError, match=r"lack 1 tensor \(lm_head.weight\)"):
-        CausalLM(str(folder)).check_files()
+        CausalLMSource(str(folder)).check_files()
 
 
 def test_the_header_says_what_a_load_says(tensors):
     changed = wrong_shape(extra(without_layer(tensors)))
     shapes = {name: tuple(tensor.shape) for name, tensor in changed.items()}
-    misfit = compare_shapes("it", CausalLM("asset:llama_mini").build_meta_model(), shapes, {})
+    misfit = compare_shapes("it", CausalLMSource("asset:llama_mini").build_meta_model(), shapes, {})
     assert set(misfit.missing) == {name for name in tensors if name.startswith(LAYER)}
     assert list(misfit.mismatched) == [SHAPE]
     assert list(misfit.unexpected) == ["model.layers.8.mlp.up_proj.weight"]
@@ -214,9 +214,9 @@ def test_the_header_says_what_a_load_says(tensors):
 
 @pytest.mark.parametrize("part", ["unet", "text_encoder"])
 def test_parts_of_a_diffusion_model(tmp_path, part):
-    source = Ldm("asset:ldm_emoji", tokenizer="asset:llama_mini", weights="random")
+    source = LdmSource("asset:ldm_emoji", tokenizer="asset:llama_mini", weights="random")
     source.load().save_pretrained(tmp_path)
-    whole = Ldm(str(tmp_path), tokenizer="asset:llama_mini")
+    whole = LdmSource(str(tmp_path), tokenizer="asset:llama_mini")
     assert whole.check_files() == "" and whole.load() is not None
     file = next((tmp_path / part).glob("*.safetensors"))
     stored = load_file(file)
