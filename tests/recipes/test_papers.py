@@ -48,7 +48,7 @@ def test_ten_papers_are_judged_on_a_pretrained_model_with_as_many_trials_a_varia
     assert len(TRAINED) >= 10
     for recipe in TRAINED.values():
         counts = {len(recipe.get_tune(REAL).list_points(v)) for v in recipe.list_searched(REAL)}
-        assert len(counts) == 1 and counts.pop() in (2, 3)
+        assert len(counts) == 1 and counts.pop() in (2, 3, 4)
         assert any(c.central for c in recipe.claims if c.scale == REAL)
 
 
