@@ -118,6 +118,25 @@ class LqLora(Peft):
         fisher = sum_squared_gradients(run, layers, self.fisher_samples)
         self.decompose(layers, self.choose_formats(layers, fisher), fisher)
 
+    def get_trained_tensors(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return A, B and the packed matrices by name; a layer that is not decomposed yet has no matrix."""
+        return {name: t for name, t in super().get_trained_tensors(model).items() if t.numel()}
+
+    def load_trained_tensors(self, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+        """Load the matrices, also into layers that are not decomposed yet, and the adapter.
+
+        Raises:
+            UserError: names differ from those of this adapter.
+        """
+        for name, layer in lq_layers(model).items():
+            prefix = f"{name}.lqlora_Q."
+            parts = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+            if layer.packed() is None and parts:
+                matrix: Any = layer.lqlora_Q[ADAPTER]
+                matrix.load_parts(parts)
+                layer.release_weight()
+        super().load_trained_tensors(model, tensors)
+
     def choose_formats(
         self, layers: Mapping[str, LqLoraLinear], fisher: Mapping[str, Tensor]
     ) -> dict[str, Format]:

@@ -9,6 +9,7 @@ u' + o. The last block and superblock may be partial: they are filled up with ze
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, sqrt
@@ -180,6 +181,11 @@ class PackedNormalFloat(nn.Module):
         head = (form.bits, form.scale_bits, list(DTYPES).index(form.superscale))
         head += (form.block, form.superblock, *matrix.shape)
         self._set("header", torch.tensor(head, dtype=torch.int32, device=matrix.codes.device))
+
+    def load_parts(self, parts: Mapping[str, Tensor]) -> None:
+        """Put stored parts, by name, in the place of what is stored."""
+        for name in parts.keys() & set(self.PARTS):
+            self._set(name, parts[name].to(self.codes.device))
 
     def reserve(self, shape: torch.Size, bits: float) -> None:
         """Take the place of a matrix on the meta device, at `bits` a weight, for plans."""

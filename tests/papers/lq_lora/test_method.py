@@ -7,6 +7,7 @@ import json
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ftcli.core.errors import UserError
 from ftcli.methods.calibration import objective_loss
@@ -15,6 +16,7 @@ from ftcli.papers.lq_lora.decomposition import Decomposition, decompose
 from ftcli.papers.lq_lora.layer import LqLoraLinear, PackedProduct
 from ftcli.papers.lq_lora.method import LqLora, lq_layers, sum_squared_gradients
 from ftcli.papers.lq_lora.normal_float import Format, quantise
+from ftcli.run.build import open_run
 from tests.methods.small_run import small_run
 from tests.methods.tiny import load, logits, loss_of, method, train, trainable, write_llama
 
@@ -149,6 +151,18 @@ def test_a_state_of_mixed_formats_loads_into_a_model_that_is_not_decomposed(fold
     assert torch.allclose(logits(other), logits(load(folder)), atol=1e-6)  # not decomposed yet
     other_how.load_trained_tensors(other, saved)
     assert torch.equal(logits(other), logits(model))
+
+
+def test_a_finished_run_that_was_weighed_by_its_data_is_opened(train_tiny):
+    run = train_tiny(
+        "method=lq_lora", "method.r=4", "method.bits=[3]", "method.iterations=1", "method.fisher_samples=2",
+        "model.quantization=none", "eval=none", "run.name=lq_fisher",
+    )  # fmt: skip
+    opened = open_run(run)
+    saved = load_file(run / "adapter" / "adapter_model.safetensors")
+    tensors = opened.method.get_trained_tensors(opened.model)
+    assert tensors.keys() == saved.keys() and len(saved) == 7 * 56
+    assert all(torch.equal(tensors[name], saved[name]) for name in saved)
 
 
 def test_merging_is_undone_to_the_bit_and_unloading_gives_the_quantised_base(folder):
