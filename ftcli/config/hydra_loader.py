@@ -26,7 +26,7 @@ setup_globals()  # the resolvers that Hydra brings: `${now:%Y}`
 
 @dataclass(frozen=True)
 class Composition:
-    """What Hydra composed.
+    """A configuration as Hydra composed it.
 
     Attributes:
         config: the merged configuration, interpolations not resolved; open to further keys.

@@ -1,4 +1,4 @@
-"""What `trainer.strategy=fsdp2` cannot train: where a rank holds only a part of each weight."""
+"""Checks of a job with `trainer.strategy=fsdp2`, where a rank holds only a part of each weight."""
 
 from __future__ import annotations
 

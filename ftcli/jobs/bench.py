@@ -180,7 +180,7 @@ def _name_options(error: UserError, run: Run, choices: Mapping[str, str]) -> Use
 
 
 def _describe(run: Run, steps: int, rounds: int, choices: Mapping[str, str]) -> dict[str, Any]:
-    """What was measured, and on what."""
+    """Return the conditions of the measurement: versions, machine, job, data and options."""
     from ftcli.run.record import environment
 
     env = environment()

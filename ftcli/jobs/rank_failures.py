@@ -1,4 +1,4 @@
-"""What ends a rank, from the rank to its parent through torchrun's error file, and which of several errors is shown."""
+"""Errors of ranks: written by a rank, read by its parent from torchrun's error file, and the choice of the one shown."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from ftcli.cli.app import run
+from ftcli.core.errors import UserError
 
 
 @pytest.fixture
@@ -89,5 +90,11 @@ def test_a_mistyped_run_is_no_model_of_the_hub(ftcli, work, tasks):
 def test_owner_and_name_are_left_to_the_hub(work):
     from ftcli.jobs.evaluate import refuse_missing_path
 
-    for path in ("meta-llama/Llama-3.1-8B", "asset:llama_mini", "ftcli/llama_mini", str(work)):
-        refuse_missing_path(path)
+    left = ["meta-llama/Llama-3.1-8B", "asset:llama_mini", "ftcli/llama_mini", str(work)]
+    refused = []
+    for path in [*left, "runs/nope"]:
+        try:
+            refuse_missing_path(path)
+        except UserError:
+            refused.append(path)
+    assert refused == ["runs/nope"]

@@ -11,9 +11,13 @@ from ftcli.core.errors import UserError
 STOPPING = ("callback=early_stopping", "trainer.eval_every=5")
 
 
-def stop_by(score: str, *overrides: str) -> None:
-    words = [*STOPPING, f"callback.early_stopping.score={score}", *overrides]
-    validate_and_convert(compose("qlora_mini", words))
+def stop_by(score: str, *overrides: str) -> str:
+    """Validate a job that stops by a score; the score that it keeps."""
+    composed = compose(
+        "qlora_mini", [*STOPPING, f"callback.early_stopping.score={score}", *overrides]
+    )
+    validate_and_convert(composed)
+    return composed.config["callback"]["early_stopping"]["score"]
 
 
 def test_the_scores_of_evaluators_are_those_of_their_metrics_and_returned_dicts():
@@ -43,7 +47,7 @@ def test_the_scores_of_evaluators_are_those_of_their_metrics_and_returned_dicts(
 )  # fmt: skip
 def test_a_score_that_is_not_given_while_the_run_trains_is_refused(score, overrides, fix):
     with pytest.raises(UserError, match="at trainer.eval_every") as caught:
-        stop_by(score, *overrides)
+        assert stop_by(score, *overrides) == score
     assert caught.value.fix == fix and caught.value.where == "command line"
     assert caught.value.what.startswith(f"callback.early_stopping.score={score}: ")
 

@@ -60,8 +60,10 @@ def test_the_merged_file_says_what_chat_says_and_stops(tuned, answers, llama, tm
     assert max(differences(tuned, llama, tmp_path / "model.gguf")) < 2e-2
 
 
-def compare_with_transformers(run: Path, folder: Path, texts: list[str], encode: Callable) -> None:
-    """Export a run, load the file by transformers, and compare greedy answers with those of `ftcli chat`.
+def answer_by_both(
+    run: Path, folder: Path, texts: list[str], encode: Callable
+) -> tuple[list[str], list[str]]:
+    """Export a run; return the greedy answers of transformers from the file, and those of `ftcli chat`.
 
     Args:
         encode: from the tokenizer of the file and a text to the ids of a prompt.
@@ -71,15 +73,16 @@ def compare_with_transformers(run: Path, folder: Path, texts: list[str], encode:
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
     settings = GenerationConfig.from_pretrained(folder / "model-hf")  # it reads one end of the file
     settings.update(max_new_tokens=40, do_sample=False)
-    bot = Chat.open(run, max_new_tokens=40)
+    bot, theirs, ours = Chat.open(run, max_new_tokens=40), [], []
     for text in texts:
         bot.reset()
         ids = torch.tensor([encode(tokenizer, text)])
         output = model.generate(
             ids, attention_mask=torch.ones_like(ids), generation_config=settings
         )
-        answer = tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip()
-        assert answer and answer == bot.say(text)
+        theirs.append(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip())
+        ours.append(bot.say(text))
+    return theirs, ours
 
 
 def test_transformers_says_from_the_file_of_a_qlora_run_what_chat_says(talk, answers, tmp_path):
@@ -88,7 +91,8 @@ def test_transformers_says_from_the_file_of_a_qlora_run_what_chat_says(talk, ans
         return tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
 
     texts = [*answers, "what is 12 + 7?"]
-    compare_with_transformers(talk("model.quantization=nf4"), tmp_path, texts, encode)
+    theirs, ours = answer_by_both(talk("model.quantization=nf4"), tmp_path, texts, encode)
+    assert theirs == ours and all(ours)
 
 
 def test_a_prompt_begins_in_transformers_as_in_training(trained_run, tmp_path):
@@ -96,9 +100,10 @@ def test_a_prompt_begins_in_transformers_as_in_training(trained_run, tmp_path):
     texts = [
         "name[The Mill], food[French]", "name[Alimentum], area[riverside]", "name[Blue Spice]",
     ]  # fmt: skip
-    compare_with_transformers(
+    theirs, ours = answer_by_both(
         trained_run, tmp_path, texts, lambda tokenizer, text: tokenizer(f"{text}\n")["input_ids"]
     )
+    assert theirs == ours and all(ours)
 
 
 FORMS = {
