@@ -163,7 +163,8 @@ def compute_fingerprint(weights: Mapping[str, Tensor]) -> str:
         if not tensor.is_floating_point():
             continue
         flat = tensor.detach().reshape(-1)
-        chosen = torch.linspace(0, flat.numel() - 1, min(SAMPLE, flat.numel())).long()
+        last = flat.numel() - 1  # float32 rounds it up in tensors of more than 2**24 entries
+        chosen = torch.linspace(0, last, min(SAMPLE, flat.numel())).long().clamp(max=last)
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(flat[chosen].float().cpu().numpy().tobytes())
     return digest.hexdigest()

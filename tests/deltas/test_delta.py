@@ -106,6 +106,14 @@ def test_a_fingerprint_is_of_values_and_not_of_their_type():
     assert compute_fingerprint({"b": wider["a"]}) != compute_fingerprint(wider)
 
 
+@pytest.mark.parametrize("rows", [1, 2**14, 49_152])
+def test_the_fingerprint_takes_tensors_of_any_size(rows):
+    table = torch.zeros(rows, 576, dtype=torch.bfloat16)  # SmolLM2 embeds 49,152 tokens
+    before = compute_fingerprint({"embeddings": table})
+    table[-1, -1] = 1.0
+    assert compute_fingerprint({"embeddings": table}) != before
+
+
 def test_an_adapter_counts_from_the_origin_of_its_kind(lora_run, train_tiny):
     factors = Delta.open(lora_run)
     stored = load_file(lora_run / "adapter" / "adapter_model.safetensors")
