@@ -39,6 +39,13 @@ def reproduce(
     confirm: Annotated[
         bool, typer.Option("--confirm", help="Repeat the first seed of stale verdicts, to the bit.")
     ] = False,
+    rerun_old: Annotated[
+        bool,
+        typer.Option(
+            "--rerun-old",
+            help="With --confirm: compare with what the verdict's commit computes on this machine.",
+        ),
+    ] = False,
     store: Annotated[
         bool, typer.Option("--store", help="Keep verdicts beside the recipe.")
     ] = False,
@@ -59,7 +66,11 @@ def reproduce(
     if tune:
         return _search(reading.find_recipe(paper), overrides or [], scale, as_json)
     if confirm:
-        return _confirm(reading.find_recipe(paper), scale, as_json)
+        return _confirm(reading.find_recipe(paper), scale, rerun_old, as_json)
+    if rerun_old:
+        raise UserError(
+            "only a confirmation runs the earlier code.", "--rerun-old", "add --confirm"
+        )
     if store and (overrides or seeds):
         what = "verdicts on changed runs or fewer seeds are not the recipe's."
         raise UserError(what, "--store", "put the changes into the recipe, or leave --store out")
@@ -122,7 +133,7 @@ def _search(recipe: Any, overrides: list[str], scale: str, as_json: bool) -> int
     return 0
 
 
-def _confirm(recipe: Any, scale: str, as_json: bool) -> int:
+def _confirm(recipe: Any, scale: str, rerun_old: bool, as_json: bool) -> int:
     """Exit status 1 where a figure differs from the stored one."""
     from ftcli.core.console import console, emit
     from ftcli.reproduce import display
@@ -132,6 +143,7 @@ def _confirm(recipe: Any, scale: str, as_json: bool) -> int:
         recipe,
         scale,
         lambda step: console(stderr=True).print(display.describe_progress(step), markup=False),
+        rerun_old,
     )
 
     def render() -> None:
