@@ -34,7 +34,9 @@ class TaskAccuracy:
         accuracies, losses = [], []
         with evaluation_mode(run) as model:
             for rows in split_tasks(loader.prepared, run.pipeline.tasks):
-                parts = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
+                parts = [
+                    rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)
+                ]
                 results = [scores(model, loader.batch(part)) for part in parts]
                 logits, labels = (torch.cat(values) for values in zip(*results, strict=True))
                 accuracies.append(100 * (logits.argmax(1) == labels).double().mean().item())

@@ -35,7 +35,7 @@ def build_batch(
     """Return the batch of some rows, the last `replayed` of which come from the buffer.
 
     Args:
-        number: pass over the stream, which seeds the augmentation of images.
+        number: pass, which seeds the augmentation of images.
     """
     batch: Batch = context.loader.batch(Rows(rows, number))
     objective = context.run.objective
@@ -50,29 +50,32 @@ def finetune_groups(
     groups: Sequence[Group],
     buffer: Reservoir,
     costs: Costs,
-    phase: int,
+    first_pass: int,
 ) -> None:
     """Minimise the objective on the buffer over these groups alone, by SGD of its own.
 
-    What the stream's optimizer keeps is not touched. The order of the rows is a function of seed and phase.
+    What the stream's optimizer keeps is not touched.
+
+    Args:
+        first_pass: number of the first pass over the buffer, which no other pass of the run has: with
+            the run's seed it decides the order of the rows and the augmentation.
     """
-    run = context.run
+    run, names = context.run, [group.name for group in groups]
     with train_only(run.model, groups):
         parameters = [p for p in context.parameters if p.requires_grad]
         local = _build_context(context, parameters, settings.lr)
-        for epoch in range(settings.epochs):
-            random = np.random.default_rng([run.seed, phase, epoch, ORDER])
+        for number in range(first_pass, first_pass + settings.epochs):
+            random = np.random.default_rng([run.seed, number, ORDER])
             for part in cut(random.permutation(buffer.rows), settings.batch_size):
                 rows = [int(row) for row in part]
-                batch = build_batch(context, rows, buffer, context.state.epoch, len(rows))
-                with costs.count(("fpf", phase, len(rows), batch["num_supervised"]), fpf=len(rows)):
+                batch = build_batch(context, rows, buffer, number, len(rows))
+                key = (*names, len(rows), batch["num_supervised"])
+                with costs.count(key, fpf=len(rows)):
                     _take_step(local, batch, bool(parameters))
         context.meter.record_metrics({}, local.meter.evaluations)
 
 
-def _build_context(
-    context: TrainingContext, parameters: list[Any], lr: float
-) -> TrainingContext:
+def _build_context(context: TrainingContext, parameters: list[Any], lr: float) -> TrainingContext:
     """Return a context that trains these parameters by plain SGD, with a meter of its own."""
     optimizer: Any = context.optimizer
     if parameters:

@@ -29,7 +29,9 @@ class Continual:
     replay: bool = False  # add as many rows of the buffer to every batch (experience replay)
     phases: int = 0  # k, times that the groups are finetuned; 0: never
     groups: list[str] = field(default_factory=lambda: ["batchnorm", "last_linear"])  # or patterns
-    top: float | None = None  # in place of `groups`: share of all, those that change most
+    top: float | None = (
+        None  # in place of `groups`: share of parameters that move most between tasks
+    )
     epochs: int = 20  # passes over the buffer in each phase
     lr: float = 0.03  # learning rate of a phase, by SGD without momentum
     batch_size: int = 32  # rows of the buffer in a step of a phase

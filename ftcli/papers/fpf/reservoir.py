@@ -53,9 +53,7 @@ class Reservoir(Callback):
     def draw(self, count: int, step: int) -> list[int]:
         """Return `count` different rows, or all where there are fewer, for an optimizer step."""
         random = np.random.default_rng([self.seed, step, DRAW])
-        count = min(count, len(self.rows))
-        places = random.choice(len(self.rows), count, replace=False) if count else []
-        return [self.rows[place] for place in places]
+        return [self.rows[place] for place in random.permutation(len(self.rows))[:count]]
 
     def state_dict(self) -> dict[str, Any]:
         """Return rows, count and logits."""

@@ -35,9 +35,7 @@ class Sensitivity(Callback):
         """Add the change since the last call to the means of `kind`; None: only begin a new change."""
         if kind is not None:
             self.counts[kind] += 1
-            for number, (group, before) in enumerate(
-                zip(self.groups, self.reference, strict=True)
-            ):
+            for number, (group, before) in enumerate(zip(self.groups, self.reference, strict=True)):
                 self.sums[kind][number] += measure_change(before, group.tensors)
         self.reference = self._copy()
 
@@ -65,8 +63,13 @@ class Sensitivity(Callback):
         return [self.groups[number] for number in order]
 
     def take_top(self, share: float) -> list[Group]:
-        """Return this share of the groups, rounded up, those of the largest change."""
-        return self.rank_groups()[: math.ceil(share * len(self.groups))]
+        """Return this share of the parameters' groups, rounded up, those of the largest change, and all statistics.
+
+        Statistics are not ranked: what a mean of activations moves by is in no unit of a weight.
+        """
+        ranked = [group for group in self.rank_groups() if not group.is_statistics]
+        statistics = [group for group in self.groups if group.is_statistics]
+        return ranked[: math.ceil(share * len(ranked))] + statistics
 
     def describe(self) -> list[dict[str, Any]]:
         """Return name, kind, number of entries and both mean changes of each group."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ftcli.core.atomic import write_json
 from ftcli.data.media.labelled_split import Rows
@@ -39,9 +39,7 @@ class ContinualTraining:
         groups = list_groups(run.model)
         self.selected = [] if settings.top is not None else select_groups(groups, settings.groups)
         tasks = split_tasks(self.context.loader.prepared, settings.tasks)
-        self.stream = TaskStream(
-            tasks, int(self.trainer.epochs), self.trainer.batch_size, run.seed
-        )
+        self.stream = TaskStream(tasks, int(self.trainer.epochs), self.trainer.batch_size, run.seed)
         self.context.state.max_steps = self.stream.num_steps
         self.triggers = list_triggers(settings.phases, self.stream.num_steps)
         self.buffer = Reservoir(settings.buffer, run.seed)
@@ -131,9 +129,10 @@ class ContinualTraining:
 
     def _run_phase(self, phase: int) -> None:
         with self.sensitivity.ignore():
+            first_pass = self.stream.num_passes + phase * self.settings.epochs
             groups = self.choose_groups()
             finetune_groups(
-                self.context, self.settings, groups, self.buffer, self.costs, phase
+                self.context, self.settings, groups, self.buffer, self.costs, first_pass
             )
         if self.evaluator is not None and self.context.state.step == self.stream.num_steps:
             self.record.final = self._measure_tasks()
@@ -167,9 +166,11 @@ class ContinualTraining:
             t.numel() for group in chosen if not group.is_statistics for t in group.tensors
         )
         if self.run.dir is not None:
-            content = {"accuracies": self.record.rows, "final": self.record.final}
-            content |= {"selected": [group.name for group in chosen]}
-            write_json(self.run.dir.path / FILE, content | {"groups": self.sensitivity.describe()})
+            content: dict[str, Any] = {
+                "accuracies": self.record.rows, "final": self.record.final,
+                "selected": [group.name for group in chosen], "groups": self.sensitivity.describe(),
+            }  # fmt: skip
+            write_json(self.run.dir.path / FILE, content)
         return figures
 
 
