@@ -53,15 +53,20 @@ def recovered_share(run: Path) -> float:
 
 
 @measure
-def statistics_across_over_within(run: Path) -> float:
-    """Change of BatchNorm statistics from one task to the next, by that within a task; mean over all of them."""
-    return _mean_ratio(_read_groups(run, "batchnorm statistics"))
+def statistics_shift_over_convolutions(run: Path) -> float:
+    """How much more BatchNorm statistics change from one task to the next than within one, by the same of convolutions.
+
+    Both are means over groups of across / within; the first convolution is left out.
+    """
+    statistics = _read_groups(run, "batchnorm statistics")
+    return _mean_ratio(statistics) / _mean_ratio(_read_groups(run, "conv weight")[1:])
 
 
 @measure
-def convolutions_across_over_within(run: Path) -> float:
-    """The same of the weights of all convolutions but the first."""
-    return _mean_ratio(_read_groups(run, "conv weight")[1:])
+def norms_over_convolutions(run: Path) -> float:
+    """Change of an entry of BatchNorm's weights and biases from one task to the next, by that of all convolutions but the first."""
+    norms = _read_groups(run, "batchnorm weight") + _read_groups(run, "batchnorm bias")
+    return _mean_across(norms) / _mean_across(_read_groups(run, "conv weight")[1:])
 
 
 @measure
