@@ -105,7 +105,7 @@ def frozen_groups_moved(run: Path) -> float:
     chosen = {group.name for group in training.choose_groups()}
     finetune_groups(
         training.context, settings, training.choose_groups(), training.buffer,
-        training.costs, training.stream.num_passes,
+        training.costs, len(training.stream.passes),
     )  # fmt: skip
     moved = {
         group.name

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Continual:
     """Tasks one after the other, and finetuning of a few parameters on a buffer (arXiv 2304.04158).
 
-    `trainer.epochs` passes are made over each task in turn. A buffer takes a uniform sample of the
+    Each task has the same share of the steps, in as many passes as they take. A buffer takes a uniform sample of the
     stream. `phases` times, at equal intervals of steps and at the end, the groups of parameters that `groups`
     names are finetuned on the buffer, and all others stay as they are: 1 is FPF, more are
     k-FPF. With objective=replay_classification and a `kd_weight`, replayed examples are held to the logits
@@ -61,12 +61,6 @@ class Continual:
                 "a trainable policy and FPF would both choose what moves.",
                 where="trainable",
                 fix="~trainable",
-            )
-        if trainer.max_steps is not None or trainer.epochs != int(trainer.epochs or 0):
-            raise UserError(
-                "the length of the stream is a whole number of passes over each task.",
-                where="trainer.max_steps",
-                fix="trainer.max_steps=null trainer.epochs=5",
             )
         if trainer.on_nonfinite == "skip" or trainer.on_spike == "rollback":
             raise UserError(

@@ -5,17 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from ftcli.core.callback import Callback
+from ftcli.core.errors import UserError
 
 
 class TaskRecord(Callback):
     """The matrix of accuracies in percent.
+
+    Args:
+        steps: number of steps of the stream, which a resumed run must have too.
 
     Attributes:
         rows: after each task the accuracy of every task, before a phase at the same step.
         final: accuracy of every task after the last phase; None where there was none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
         self.rows: list[list[float]] = []
         self.final: list[float] | None = None
 
@@ -44,8 +49,19 @@ class TaskRecord(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the matrix so far, and the last accuracies."""
-        return {"rows": [list(row) for row in self.rows], "final": self.final}
+        return {"rows": [list(row) for row in self.rows], "final": self.final, "steps": self.steps}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned.
+
+        Raises:
+            UserError: the stream had another length, so that its tasks began at other steps.
+        """
+        if saved["steps"] != self.steps:
+            raise UserError(
+                f"a stream of {saved['steps']} steps cannot go on as one of {self.steps}: tasks and phases "
+                "would lie elsewhere.",
+                where="trainer.max_steps",
+                fix=f"trainer.max_steps={saved['steps']}",
+            )
         self.rows, self.final = saved["rows"], saved["final"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,40 +14,61 @@ from ftcli.data.media.labelled_split import Rows
 Array = np.ndarray[Any, Any]
 
 
+@dataclass(frozen=True)
+class Pass:
+    """A pass over a task.
+
+    Attributes:
+        task: number of the task.
+        first: whether it is the first pass over the task.
+        last: whether it is the last one.
+        batches: how many batches it has; fewer than the task has where its steps end before.
+        whole: whether it has all batches of the task.
+    """
+
+    task: int
+    first: bool
+    last: bool
+    batches: int
+    whole: bool
+
+
 class TaskStream:
-    """Tasks one after the other, `epochs` passes over each.
+    """Tasks one after the other, each for an equal number of steps, in as many passes as these take.
 
     The batches of a pass are a function of seed and pass. A pass has ceil(rows / batch_size) batches of
     nearly equal size, so that none is of a single row, which BatchNorm could not normalise.
 
     Attributes:
         tasks: row numbers of each task.
+        passes: all passes in order.
     """
 
     def __init__(
-        self, tasks: Sequence[Sequence[int]], epochs: int, batch_size: int, seed: int
+        self, tasks: Sequence[Sequence[int]], num_steps: int, batch_size: int, seed: int
     ) -> None:
-        self.tasks, self.epochs, self.batch_size, self.seed = tasks, epochs, batch_size, seed
-
-    @property
-    def num_steps(self) -> int:
-        """Number of batches of the whole stream."""
-        return self.epochs * sum(-(-len(rows) // self.batch_size) for rows in self.tasks)
-
-    @property
-    def num_passes(self) -> int:
-        """Number of passes of the whole stream."""
-        return self.epochs * len(self.tasks)
-
-    def find_task(self, number: int) -> tuple[int, int]:
-        """Return the task of a pass, and the number of the pass within it."""
-        return divmod(number, self.epochs)
+        self.tasks, self.num_steps = tasks, num_steps
+        self.batch_size, self.seed = batch_size, seed
+        shares = [len(part) for part in np.array_split(range(num_steps), len(tasks))]
+        self.passes = [p for task, steps in enumerate(shares) for p in self._plan(task, steps)]
 
     def list_batches(self, number: int) -> list[Rows]:
         """Return the row numbers of each batch of a pass."""
-        rows = np.asarray(self.tasks[self.find_task(number)[0]])
+        planned = self.passes[number]
+        rows = np.asarray(self.tasks[planned.task])
         order = np.random.default_rng([self.seed, number]).permutation(rows)
-        return [Rows(part.tolist(), number) for part in cut(order, self.batch_size)]
+        parts = cut(order, self.batch_size)[: planned.batches]
+        return [Rows(part.tolist(), number) for part in parts]
+
+    def _plan(self, task: int, steps: int) -> list[Pass]:
+        """Return the passes over a task that take so many steps."""
+        each = -(-len(self.tasks[task]) // self.batch_size)
+        starts = range(0, steps, each)
+        counts = [min(each, steps - start) for start in starts]
+        return [
+            Pass(task, start == 0, start + each >= steps, count, count == each)
+            for start, count in zip(starts, counts, strict=True)
+        ]
 
 
 def cut(rows: Array, most: int) -> list[Array]:

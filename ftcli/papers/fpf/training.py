@@ -16,7 +16,7 @@ from ftcli.papers.fpf.phase import build_batch, finetune_groups, list_triggers
 from ftcli.papers.fpf.record import TaskRecord
 from ftcli.papers.fpf.reservoir import Reservoir
 from ftcli.papers.fpf.sensitivity import ACROSS, WITHIN, Sensitivity
-from ftcli.papers.fpf.stream import TaskStream, split_tasks
+from ftcli.papers.fpf.stream import Pass, TaskStream, split_tasks
 from ftcli.trainer.checkpoint import Checkpoints, open_checkpoints
 from ftcli.trainer.checkpoint_io import load_checkpoint
 from ftcli.trainer.ending import Outcome, end_training
@@ -39,11 +39,11 @@ class ContinualTraining:
         groups = list_groups(run.model)
         self.selected = [] if settings.top is not None else select_groups(groups, settings.groups)
         tasks = split_tasks(self.context.loader.prepared, settings.tasks)
-        self.stream = TaskStream(tasks, int(self.trainer.epochs), self.trainer.batch_size, run.seed)
-        self.context.state.max_steps = self.stream.num_steps
+        steps = self.context.state.max_steps
+        self.stream = TaskStream(tasks, steps, self.trainer.batch_size, run.seed)
         self.triggers = list_triggers(settings.phases, self.stream.num_steps)
         self.buffer = Reservoir(settings.buffer, run.seed)
-        self.sensitivity, self.costs, self.record = Sensitivity(groups), Costs(), TaskRecord()
+        self.sensitivity, self.costs, self.record = Sensitivity(groups), Costs(), TaskRecord(steps)
         self.context.callbacks |= {
             "buffer": self.buffer, "sensitivity": self.sensitivity, "costs_of_tasks": self.costs,
             "tasks": self.record,
@@ -58,6 +58,7 @@ class ContinualTraining:
         checkpoints = open_checkpoints(context, self.trainer.keep_last, checkpoint)
         if checkpoint is not None:
             load_checkpoint(checkpoint, context)
+            context.apply_early_stopping()
         elif self.trainer.eval_first:
             before = context.evaluate()
         start = state.step
@@ -107,29 +108,29 @@ class ContinualTraining:
         key = ("step", len(rows), len(replayed), batch["num_supervised"])
         with self.costs.count(key, stream=len(rows), replay=len(replayed)):
             self.trainer.train_step(self.context, [batch])
-        if self.stream.find_task(number)[1] == 0:
+        planned = self.stream.passes[number]
+        if planned.first:
             self.buffer.offer(rows)
         objective = self.run.objective
         if isinstance(objective, ReplayClassification) and objective.logits is not None:
             self.buffer.store_logits(rows, objective.logits[: len(rows)])
-        if state.batch >= len(self.stream.list_batches(number)):
-            self._end_pass()
+        if state.batch >= planned.batches:
+            self._end_pass(planned)
         if state.step in self.triggers:
             self._run_phase(self.triggers.index(state.step))
 
-    def _end_pass(self) -> None:
+    def _end_pass(self, planned: Pass) -> None:
         """Record how far the groups moved, and after the last pass over a task the accuracies."""
         state = self.context.state
-        task, epoch = self.stream.find_task(state.epoch)
-        kind = WITHIN if epoch else ACROSS if task else None
-        self.sensitivity.record(kind)
-        if epoch == self.stream.epochs - 1 and self.evaluator is not None:
+        kind = WITHIN if not planned.first else ACROSS if planned.task else None
+        self.sensitivity.record(kind if planned.whole else None)
+        if planned.last and self.evaluator is not None:
             self.record.add(self._measure_tasks())
         state.epoch, state.batch = state.epoch + 1, 0
 
     def _run_phase(self, phase: int) -> None:
         with self.sensitivity.ignore():
-            first_pass = self.stream.num_passes + phase * self.settings.epochs
+            first_pass = len(self.stream.passes) + phase * self.settings.epochs
             groups = self.choose_groups()
             finetune_groups(
                 self.context, self.settings, groups, self.buffer, self.costs, first_pass
@@ -151,7 +152,7 @@ class ContinualTraining:
         """Write a line about the steps since the last one, the last of them in this pass."""
         state, context = self.context.state, self.context
         metrics = {
-            "step": state.step, "task": self.stream.find_task(number)[0], "epoch": number,
+            "step": state.step, "task": self.stream.passes[number].task, "epoch": number,
             "lr": context.optimizer.param_groups[0]["lr"], "tokens": state.tokens,
         }  # fmt: skip
         metrics |= context.pop_metrics()

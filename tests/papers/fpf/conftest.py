@@ -11,7 +11,7 @@ TINY = (
     "seed=3", "logger={}", "model.labels=6", "model.widths=[8,16]", "model.depths=[1,1]",
     "data.classes=[Bag,Coat,Dress,Pullover,Sandal,Sneaker]", "data.shots=12", "data.crop=0",
     "data.flip=false", "pipeline.tasks=3", "pipeline.buffer=12", "pipeline.epochs=2",
-    "pipeline.batch_size=6", "trainer.epochs=2", "trainer.batch_size=8", "trainer.eval_first=false",
+    "pipeline.batch_size=6", "trainer.max_steps=18", "trainer.batch_size=8", "trainer.eval_first=false",
 )  # fmt: skip
 
 

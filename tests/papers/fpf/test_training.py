@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -12,7 +13,7 @@ from ftcli.core.errors import UserError
 from ftcli.papers.fpf import training
 from ftcli.papers.fpf.groups import list_groups, select_groups
 from ftcli.papers.fpf.phase import finetune_groups, list_triggers
-from ftcli.papers.fpf.stream import TaskStream, cut
+from ftcli.papers.fpf.stream import TaskStream, cut, split_tasks
 from ftcli.papers.fpf.training import ContinualTraining
 
 
@@ -33,12 +34,19 @@ def test_triggers_are_at_equal_intervals_and_the_last_at_the_end():
 
 def test_the_stream_passes_over_each_task_in_turn():
     tasks = [list(range(10)), list(range(10, 27))]
-    stream = TaskStream(tasks, epochs=3, batch_size=8, seed=0)
-    passes = [stream.list_batches(number) for number in range(stream.num_passes)]
-    assert [sorted(sum(batches, [])) for batches in passes] == [tasks[0]] * 3 + [tasks[1]] * 3
-    assert passes[0] != passes[1]
-    assert sum(len(batches) for batches in passes) == stream.num_steps == 15
-    assert [len(part) for part in cut(torch.arange(17).numpy(), 8)] == [6, 6, 5]
+    stream = TaskStream(tasks, num_steps=14, batch_size=8, seed=0)
+    passes = [stream.list_batches(number) for number in range(len(stream.passes))]
+    assert [len(batches) for batches in passes] == [2, 2, 2, 1, 3, 3, 1]  # 7 steps a task
+    assert [p.task for p in stream.passes] == [0] * 4 + [1] * 3
+    assert [p.first for p in stream.passes] == [True] + [False] * 3 + [True] + [False] * 2
+    assert [p.last for p in stream.passes] == [False] * 3 + [True] + [False] * 2 + [True]
+    for planned, batches in zip(stream.passes, passes, strict=True):
+        seen = sorted(sum(batches, []))
+        assert (seen == tasks[planned.task]) == planned.whole and set(seen) <= set(
+            tasks[planned.task]
+        )
+    assert passes[0] != passes[1] == stream.list_batches(1)
+    assert [len(part) for part in cut(np.arange(17), 8)] == [6, 6, 5]
 
 
 def test_phases_run_at_their_steps_across_tasks(build, monkeypatch):
@@ -81,7 +89,7 @@ def test_a_phase_at_the_end_is_fpf_after_plain_training(build):
     groups = select_groups(list_groups(plain.model), plain.pipeline.groups)
     finetune_groups(
         training_run.context, plain.pipeline, groups, training_run.buffer, training_run.costs,
-        training_run.stream.num_passes,
+        len(training_run.stream.passes),
     )  # fmt: skip
     assert equal(state_of(one), state_of(plain))
     selected = ("normalization", "classifier")
@@ -176,10 +184,6 @@ def test_statistics_are_saved_with_the_weights(build):
 
 
 def test_tasks_are_sources_where_rows_are_text():
-    import numpy as np
-
-    from ftcli.papers.fpf.stream import split_tasks
-
     class Texts:
         sizes = [2, 3, 1]
 
@@ -196,7 +200,7 @@ def test_tasks_are_sources_where_rows_are_text():
 @pytest.mark.parametrize(
     "override",
     [
-        "pipeline.tasks=7", "trainer.max_steps=4", "trainer.epochs=1.5",
+        "pipeline.tasks=7",  
         "trainer.gradient_accumulation_steps=2", "trainer.on_nonfinite=skip",
         "pipeline.groups=[layernorm.*]",
     ],
@@ -205,3 +209,13 @@ def test_what_a_stream_cannot_do_is_refused(build, override):
     run = build(override)
     with pytest.raises(UserError):
         run.pipeline.fit(run)
+
+
+def test_a_stream_is_not_resumed_with_another_length(build, work):
+    from ftcli.core.run_dir import RunDir
+
+    run, longer = build("trainer.save_every=5"), build("trainer.max_steps=24")
+    run.dir = RunDir(work)
+    run.pipeline.fit(run)
+    with pytest.raises(UserError, match="18 steps cannot go on as one of 24"):
+        longer.pipeline.fit(longer, Path(run.dir.checkpoints) / "step-000018")
