@@ -33,7 +33,7 @@ class Group:
     @property
     def is_statistics(self) -> bool:
         """Whether these are running statistics, which forward passes move, not gradients."""
-        return self.kind == "batchnorm statistics"
+        return self.kind.endswith(" statistics")
 
 
 def list_groups(model: nn.Module) -> list[Group]:
@@ -53,26 +53,31 @@ def list_groups(model: nn.Module) -> list[Group]:
 
 
 def _find_kind(module: nn.Module) -> str:
+    """Return the kind of a module that holds tensors; of others, such as blocks, the name of their class."""
     name = type(module).__name__.lower()
+    if not list(module.parameters(recurse=False)) and getattr(module, "running_mean", None) is None:
+        return name
     for kind in ("batchnorm", "layernorm", "rmsnorm", "conv", "linear", "embedding"):
         if kind in name:
             return kind
     return name
 
 
-def select_groups(groups: Sequence[Group], selection: Sequence[str]) -> list[Group]:
-    """Return the groups that a selection names, in the order of the model.
+def select_groups(model: nn.Module, selection: Sequence[str]) -> list[Group]:
+    """Return the groups of a model that a selection names, in the order of the model.
 
     Args:
         selection: `batchnorm` (weights, biases and statistics), `norms` (of any type), `first_conv`,
-            `last_linear`, or patterns of names such as `*.bias` and `*.statistics`.
+            `last_linear` (where it is tied to the embeddings, these), or patterns of names such as
+            `*.bias` and `*.statistics`.
 
     Raises:
         UserError: an entry names no group.
     """
+    groups = list_groups(model)
     chosen: set[str] = set()
     for entry in selection:
-        belongs = _build_test(groups, entry)
+        belongs = _build_test(model, entry)
         names = {group.name for group in groups if belongs(group)}
         if not names:
             raise UserError(
@@ -84,15 +89,16 @@ def select_groups(groups: Sequence[Group], selection: Sequence[str]) -> list[Gro
     return [group for group in groups if group.name in chosen]
 
 
-def _build_test(groups: Sequence[Group], entry: str) -> Callable[[Group], bool]:
+def _build_test(model: nn.Module, entry: str) -> Callable[[Group], bool]:
     """Return the function that says whether a group belongs to one entry of a selection."""
     of_kind = {"batchnorm": "batchnorm", "norms": "norm"}
     if entry in of_kind:
         return lambda group: of_kind[entry] in group.kind.split(" ")[0]
     if entry in ("first_conv", "last_linear"):
         kind, place = ("conv", 0) if entry == "first_conv" else ("linear", -1)
-        found = [group.module for group in groups if group.kind.startswith(kind)][place:][:1]
-        return lambda group: any(group.module is module for module in found)
+        found = [module for module in model.modules() if _find_kind(module) == kind][place:][:1]
+        held = {id(p) for module in found for p in module.parameters(recurse=False)}
+        return lambda group: any(id(tensor) in held for tensor in group.tensors)
     return lambda group: fnmatchcase(group.name, entry)
 
 

@@ -37,7 +37,9 @@ class ContinualTraining:
         self.settings, self.run, self.trainer = settings, run, run.trainer
         self.context = self.trainer.prepare_training(run)
         groups = list_groups(run.model)
-        self.selected = [] if settings.top is not None else select_groups(groups, settings.groups)
+        self.selected = (
+            [] if settings.top is not None else select_groups(run.model, settings.groups)
+        )
         tasks = split_tasks(self.context.loader.prepared, settings.tasks)
         steps = self.context.state.max_steps
         self.stream = TaskStream(tasks, steps, self.trainer.batch_size, run.seed)

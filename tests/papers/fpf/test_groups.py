@@ -21,7 +21,7 @@ def small() -> nn.Sequential:
 
 
 def names(*selection: str) -> list[str]:
-    return [group.name for group in select_groups(list_groups(small()), selection)]
+    return [group.name for group in select_groups(small(), selection)]
 
 
 def test_groups_are_all_parameters_and_statistics():
@@ -46,10 +46,18 @@ def test_selections():
         names("layernorm.*")
 
 
+def test_statistics_of_a_norm_without_weights_are_a_group():
+    groups = list_groups(nn.Sequential(nn.BatchNorm1d(3, affine=False)))
+    assert [(g.name, g.kind, g.is_statistics) for g in groups] == [
+        ("0.statistics", "batchnorm statistics", True)
+    ]
+
+
 def test_tied_parameters_are_one_group():
     model = nn.ModuleList([nn.Embedding(7, 3), nn.Linear(3, 7, bias=False)])
     model[1].weight = model[0].weight
     assert len(list_groups(model)) == 1
+    assert [group.name for group in select_groups(model, ["last_linear"])] == ["0.weight"]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +66,7 @@ def test_tied_parameters_are_one_group():
 def test_only_selected_groups_move(selection):
     model = small()
     groups = list_groups(model)
-    chosen = select_groups(groups, selection)
+    chosen = select_groups(model, selection)
     before = {group.name: [t.detach().clone() for t in group.tensors] for group in groups}
     counters = [int(m.num_batches_tracked) for m in model if isinstance(m, nn.BatchNorm2d)]
     model.train()
@@ -93,10 +101,9 @@ def test_train_only_restores_what_was_frozen_before():
 
 def test_resnet18_has_the_paper_s_counts():
     model = ResNetSource(path="ftcli/resnet", labels=10).build_meta_model()
-    groups = list_groups(model)
 
     def count(*selection: str) -> int:
-        chosen = select_groups(groups, selection)
+        chosen = select_groups(model, selection)
         return sum(t.numel() for g in chosen if not g.is_statistics for t in g.tensors)
 
     assert sum(p.numel() for p in model.parameters()) == 11_173_962

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from ftcli.core.errors import UserError
 from ftcli.papers.fpf import training
-from ftcli.papers.fpf.groups import list_groups, select_groups
+from ftcli.papers.fpf.groups import select_groups
 from ftcli.papers.fpf.phase import finetune_groups, list_triggers
 from ftcli.papers.fpf.stream import TaskStream, cut, split_tasks
 from ftcli.papers.fpf.training import ContinualTraining
@@ -86,7 +86,7 @@ def test_a_phase_at_the_end_is_fpf_after_plain_training(build):
     training_run = ContinualTraining(plain.pipeline, plain)
     training_run.fit(None)
     before = state_of(plain)
-    groups = select_groups(list_groups(plain.model), plain.pipeline.groups)
+    groups = select_groups(plain.model, plain.pipeline.groups)
     finetune_groups(
         training_run.context, plain.pipeline, groups, training_run.buffer, training_run.costs,
         len(training_run.stream.passes),
