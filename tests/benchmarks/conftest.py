@@ -1,0 +1,11 @@
+"""The scripts of benchmarks/ import each other by their bare names, as they do when they are run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+for place in (FOLDER / "peers", FOLDER):
+    if str(place) not in sys.path:
+        sys.path.insert(0, str(place))
