@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from workload import SHAPES, Shape
 
@@ -127,18 +127,27 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = "bfloat16" if options.precision == "bf16" else "float32"
     seconds = {product: time_product(product, dtype, device) for product in counts}
-    result: dict[str, Any] = sum_ceiling(counts, seconds) | {"step_tokens": options.tokens}
+    result = sum_ceiling(counts, seconds) | {"step_tokens": options.tokens}
     result["ceiling_tok_s"] = options.tokens / result["ceiling_s"]
-    if options.json:
-        return print(json.dumps(result))
+    print(json.dumps(result) if options.json else format_products(counts, seconds, result))
+
+
+def format_products(
+    counts: Mapping[Product, int], seconds: Mapping[Product, float], result: Mapping[str, float]
+) -> str:
+    """Return a line a product, and one of the whole step."""
+    lines = []
     for product, count in counts.items():
         each = seconds[product]
-        print(
-            f"{product.m:>6} x {product.k:>6} x {product.n:>6}  {count:>4} times  {each * 1e6:>9,.0f} us  {product.flops / each / 1e9:>7,.0f} GFLOP/s"
+        lines.append(
+            f"{product.m:>6} x {product.k:>6} x {product.n:>6}  {count:>4} times  "
+            f"{each * 1e6:>9,.0f} us  {product.flops / each / 1e9:>7,.0f} GFLOP/s"
         )
-    print(
-        f"{result['ceiling_s']:.4f} s a step of {options.tokens} tokens: {result['ceiling_tok_s']:,.0f} tokens/s at {result['gflop_s']:,.0f} GFLOP/s"
+    lines.append(
+        f"{result['ceiling_s']:.4f} s a step of {result['step_tokens']} tokens: "
+        f"{result['ceiling_tok_s']:,.0f} tokens/s at {result['gflop_s']:,.0f} GFLOP/s"
     )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

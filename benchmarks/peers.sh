@@ -4,7 +4,7 @@
 #   bash benchmarks/peers.sh [FOLDER]      FOLDER/trl and FOLDER/torchtune; .venv-peers by default, 3 GB
 #
 # torch is installed first, by itself, so that its CPU build is taken where there is no GPU. torchtune 0.6.1
-# (April 2025, the last release) imports a module that torchao 0.14 removed.
+# (April 2025, the last release) names no version of torchao, and imports what torchao 0.16 removed.
 set -euo pipefail
 folder=${1:-.venv-peers}
 python=${PYTHON:-python3}
@@ -22,7 +22,7 @@ install() {
   "$python" -m venv "$place"
   "$place/bin/pip" install --quiet torch==2.13.0
   "$place/bin/pip" install --quiet "$@"
-  "$place/bin/python" -c "import $module" > /dev/null 2>&1
+  "$place/bin/python" -c "import $module" > /dev/null
   echo "$place: $*"
 }
 

@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +41,13 @@ def find_python(program: str, peers: Path) -> Path | None:
     """Return the interpreter of a program; None where it is not installed."""
     if program in ("ftcli", "plain"):
         return Path(sys.executable)
-    python = peers / program / "bin/python"
-    return (
-        python.absolute() if python.exists() else None
-    )  # not resolved: a venv is known by its link
+    python = (peers / program / "bin/python").absolute()  # its link is what makes a venv known
+    return python if python.exists() else None
 
 
 def build_task(folder: Path, precision: str, steps: int, rows_a_step: int, **more: Any) -> Record:
     """Return what a program is to do: the fields that the scripts in `peers/` read."""
-    task = {
+    task: Record = {
         "folder": str(folder), "precision": precision, "steps": steps, "rows_a_step": rows_a_step,
         "rank": RANK, "lr": 1e-3, "quantization": "none", "attention": "sdpa", "liger": False,
         "flatten": False, "job": "qlora_mini",
@@ -68,21 +65,13 @@ def run_program(program: str, python: Path, task: Record, seconds: float = SECON
     """Run one program in a new process; returns its figures, or `error` with its last line."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
     environment["PYTHONPATH"] = str(task.get("build", ROOT)) if program == "ftcli" else ""
-    command = [
-        str(python),
-        str(SCRIPTS / f"run_{program}.py"),
-        json.dumps(task | {"began": time.time()}),
-    ]
+    words = json.dumps(task | {"began": time.time()})
+    command = [str(python), str(SCRIPTS / f"run_{program}.py"), words]
     try:
         done = subprocess.run(
-            command,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=seconds,
-            cwd=task.get("build", ROOT),
-        )
+            command, env=environment, cwd=task.get("build", ROOT), timeout=seconds, capture_output=True,
+            text=True, check=False,
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         return {"error": f"not finished after {seconds:.0f} s"}
     if done.returncode:
@@ -90,12 +79,11 @@ def run_program(program: str, python: Path, task: Record, seconds: float = SECON
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def measure_ceiling(shape: str, precision: str, rows: Record) -> Record:
+def measure_ceiling(shape: str, precision: str, tokens: int, labels: int) -> Record:
     """Return the ceiling of the matrix products of a step, measured in a new process."""
-    tokens = round(rows["mean_length"] * ROWS_A_STEP)
     command = [
-        sys.executable, str(Path(__file__).parent / "ceiling.py"), "--shape", shape, "--precision", precision,
-        "--tokens", str(tokens), "--labels", str(round(tokens * rows["label_share"])), "--json",
+        sys.executable, str(Path(__file__).parent / "ceiling.py"), "--shape", shape,
+        "--precision", precision, "--tokens", str(tokens), "--labels", str(labels), "--json",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return dict(json.loads(done.stdout))
@@ -104,14 +92,14 @@ def measure_ceiling(shape: str, precision: str, rows: Record) -> Record:
 def compare(
     shape: str, precision: str, folder: Path, steps: int, options: argparse.Namespace
 ) -> list[Record]:
-    """Return a record a program and round, and one of the ceiling."""
+    """Return a record of the ceiling, and one a program and round."""
     place = folder / f"{shape}-{precision}"
     write_workload(place, SHAPES[shape], DTYPES[precision], STEPS[shape] * ROWS_A_STEP, ROWS_A_STEP)
     rows, task = describe_rows(place), build_task(place, precision, steps, ROWS_A_STEP)
+    tokens = round(rows["mean_length"] * ROWS_A_STEP)
+    ceiling = measure_ceiling(shape, precision, tokens, round(tokens * rows["label_share"]))
     row = {"shape": shape, "precision": precision}
-    records = [
-        row | {"program": "ceiling", **measure_ceiling(shape, precision, rows), "rows": rows}
-    ]
+    records = [row | {"program": "ceiling", "rows": rows, **ceiling}]
     for round_ in range(options.rounds):
         for program in options.programs:
             python = find_python(program, options.peers)
@@ -140,50 +128,53 @@ def measure_commands(peers: Path, rounds: int) -> list[Record]:
             began = time.perf_counter()
             subprocess.run(command, capture_output=True, check=True, cwd=ROOT)
             times.append(time.perf_counter() - began)
-        records.append(
-            {"program": program, "command": verb, "seconds": statistics.median(times[1:])}
-        )
+        median = statistics.median(times[1:])
+        records.append({"program": program, "command": verb, "seconds": median})
     return records
 
 
-def describe_machine(options: argparse.Namespace) -> Record:
-    """Return what it was measured on."""
+def describe_machine(rounds: int) -> Record:
+    """Return what it was measured on, and in how many rounds."""
     import torch
 
     from ftcli.run.record import environment
 
     env = environment()
-    missing = [name for name in options.programs if find_python(name, options.peers) is None]
     return {
         "device": env["gpus"][0] if env["gpus"] else env["processor"],
         "threads": torch.get_num_threads(),
         "packages": {name: env["packages"].get(name) for name in ("torch", "transformers", "peft")},
-        "rounds": options.rounds,
-        "missing": missing,
+        "rounds": rounds,
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the rounds, write the records and print the tables."""
+def parse_options() -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shapes", nargs="+", choices=STEPS, default=["tiny", "heavy"])
     parser.add_argument("--precisions", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=PROGRAMS)
-    parser.add_argument(
-        "--peers", type=Path, default=ROOT / ".venv-peers", help="folder of peers.sh"
-    )
+    parser.add_argument("--peers", type=Path, default=ROOT / ".venv-peers", help="of peers.sh")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--short", action="store_true", help="one round of fewer steps")
     parser.add_argument("--out", type=Path, default=ROOT / "build/side_by_side.json")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     if options.short:
         options.rounds = 1
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    result: Record = {"machine": describe_machine(options), "records": []}
-    for name in result["machine"]["missing"]:
+    return options
+
+
+def main() -> None:
+    """Run the rounds, write the records and print the tables."""
+    options = parse_options()
+    missing = [name for name in options.programs if find_python(name, options.peers) is None]
+    for name in missing:
         print(f"{name} is not installed in {options.peers}: bash benchmarks/peers.sh", flush=True)
+    machine = describe_machine(options.rounds) | {"missing": missing}
+    result: Record = {"machine": machine, "records": []}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         for shape in options.shapes:
             for precision in options.precisions:

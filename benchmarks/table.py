@@ -27,9 +27,10 @@ KINDS = (
     "side_by_side",
     "main_job",
     "growth",
+    "data",
     "decode",
     "gpu",
-)  # of results, and blocks of the page
+)  # of results; blocks of the page
 Record = Mapping[str, Any]
 Row = tuple[str, str]  # shape and precision
 
@@ -107,9 +108,8 @@ def _speed(
         own = row.get("ftcli", {}).get("tok_s")
         line = [" ".join(key), *(_number(row.get(name, {}).get("tok_s")) for name in programs)]
         line += [_ratio(own, row.get(name, {}).get("tok_s")) for name in others]
-        ceiling = ceilings.get(key)
-        line += [_number(ceiling and ceiling["gflop_s"])]
-        line += [_ratio(own, ceiling and ceiling["ceiling_tok_s"])]
+        ceiling = ceilings.get(key, {})
+        line += [_number(ceiling.get("gflop_s")), _ratio(own, ceiling.get("ceiling_tok_s"))]
         rows.append(line)
     return format_table([*head, "ceiling, GFLOP/s", "ftcli's share"], rows)
 

@@ -16,10 +16,9 @@ import gzip
 import json
 import random
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parents[1]
 ASSETS = ROOT / "ftcli/assets"
@@ -59,13 +58,10 @@ SHAPES = {
 
 
 def write_workload(folder: Path, shape: Shape, dtype: str, rows: int, rows_a_step: int) -> None:
-    """Write the model, the conversations and their tokens into a folder; what is there already stays."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "model").exists():
-        write_model(folder / "model", shape, dtype)
-    if not (folder / "tokens.jsonl").exists():
-        write_rows(folder / "rows.jsonl", rows)
-        write_tokens(folder, rows_a_step)
+    """Write the model, the conversations and their tokens into a folder."""
+    write_model(folder / "model", shape, dtype)
+    write_rows(folder / "rows.jsonl", rows)
+    write_tokens(folder, rows_a_step)
 
 
 def write_model(folder: Path, shape: Shape, dtype: str) -> None:
@@ -75,9 +71,8 @@ def write_model(folder: Path, shape: Shape, dtype: str) -> None:
 
     torch.manual_seed(0)
     config = LlamaConfig(**asdict(shape), bos_token_id=1, eos_token_id=2, pad_token_id=0)
-    config.dtype = getattr(torch, dtype)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(config.dtype)
+    before, config.dtype = torch.get_default_dtype(), dtype
+    torch.set_default_dtype(getattr(torch, dtype))
     try:
         with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
             model = LlamaForCausalLM(config)
@@ -88,7 +83,7 @@ def write_model(folder: Path, shape: Shape, dtype: str) -> None:
         shutil.copy(TOKENIZER / name, folder / name)
 
 
-def write_rows(path: Path, count: int, seed: int = 0) -> None:
+def write_rows(path: Path, count: int) -> None:
     """Write conversations as JSON lines."""
     from tokenizers import Tokenizer
 
@@ -100,12 +95,12 @@ def write_rows(path: Path, count: int, seed: int = 0) -> None:
     with gzip.open(ASSETS / "data/gsm8k/train.jsonl.gz", "rt", encoding="utf-8") as file:
         problems = [json.loads(line) for line in file]
     with open(path, "w", encoding="utf-8") as file:
-        for messages in draw_conversations(problems, count, count_tokens, seed):
+        for messages in draw_conversations(problems, count, count_tokens):
             file.write(json.dumps({"messages": messages}) + "\n")
 
 
 def draw_conversations(
-    problems: Sequence[dict[str, str]], count: int, count_tokens: Any, seed: int = 0
+    problems: Sequence[dict[str, str]], count: int, count_tokens: Callable[[Sequence[Message]], int]
 ) -> Iterator[list[Message]]:
     """Yield conversations: a problem and its number, a problem and its solution, or several of these.
 
@@ -113,7 +108,7 @@ def draw_conversations(
         problems: rows with `question`, `answer` and `final`.
         count_tokens: function from messages to their number of tokens.
     """
-    draw = random.Random(seed)
+    draw = random.Random(0)
     for _ in range(count):
         kind = draw.random()
         if kind < SHORT:

@@ -1,6 +1,7 @@
 """What every program of the comparison is measured by: ends of steps, tokens without padding, peak memory.
 
-Needs nothing but the standard library and torch, so that it runs in any peer's environment.
+Needs nothing but the standard library and the torch that a program has imported by its first step, so that it
+runs in any environment and its own import costs no program time.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-WARM = 3  # steps that are not timed
+WARM = 3  # steps that are not timed; a task has more
 
 
 def read_task() -> dict[str, Any]:
@@ -66,17 +67,16 @@ class Meter:
 
     def figures(self) -> dict[str, Any]:
         """Return tokens a second and seconds a step after the warm steps, the first step, peak memory in MB."""
-        warm = min(WARM, len(self.ends) - 1)
-        spent = self.ends[-1] - self.ends[warm - 1]
-        timed = zip(self.ends[warm - 1 :], self.ends[warm:], strict=False)
+        spent = self.ends[-1] - self.ends[WARM - 1]
+        timed = zip(self.ends[WARM - 1 :], self.ends[WARM:], strict=False)
         return {
-            "tok_s": (self.tokens[-1] - self.tokens[warm]) / spent,
+            "tok_s": (self.tokens[-1] - self.tokens[WARM]) / spent,
             "step_s": statistics.median(after - before for before, after in timed),
             "first_step_s": self.ends[0] - self.began,
             "peak_mb": _peak_mb(),
             "tokens": self.tokens[-1],
             "steps": len(self.ends),
-            **({"peak_mb_at": self.peak_mb_at} if self.peak_mb_at else {}),
+            "peak_mb_at": self.peak_mb_at,
         }
 
     def report(self, **more: Any) -> None:

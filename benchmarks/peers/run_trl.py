@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from typing import Any
 
 from meter import Meter, pack_length, read_task, read_tokens
@@ -13,32 +12,13 @@ from meter import Meter, pack_length, read_task, read_tokens
 task = read_task()
 meter = Meter(task)
 
-import torch  # noqa: E402
 from datasets import Dataset, disable_progress_bars  # noqa: E402
-from peft import LoraConfig  # noqa: E402
-from transformers import (  # noqa: E402
-    AutoModelForCausalLM,
-    BitsAndBytesConfig,
-    PreTrainedTokenizerFast,
-    TrainerCallback,
-)
+from lora_model import DEVICE, describe_lora, load_base  # noqa: E402
+from transformers import PreTrainedTokenizerFast, TrainerCallback  # noqa: E402
 from trl import SFTConfig, SFTTrainer  # noqa: E402
 
 disable_progress_bars()
-folder, half = f"{task['folder']}/model", task["precision"] == "bf16"
-dtype = torch.bfloat16 if half else torch.float32
-device = "cuda" if torch.cuda.is_available() else "cpu"
 rows = read_tokens(task)
-quantization = None
-if task["quantization"] == "nf4":
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )  # fmt: skip
-model = AutoModelForCausalLM.from_pretrained(
-    folder, dtype=dtype, attn_implementation=task["attention"], device_map={"": device},
-    quantization_config=quantization,
-)  # fmt: skip
 seen = [0]  # tokens of the batches that were collated, one more than were trained on
 
 
@@ -50,18 +30,16 @@ class Recorder(TrainerCallback):
 
 
 settings = SFTConfig(
-    output_dir=tempfile.mkdtemp(), max_steps=task["steps"], per_device_train_batch_size=1,
+    output_dir=f"{task['folder']}/trl", max_steps=task["steps"], per_device_train_batch_size=1,
     packing=True, max_length=pack_length(rows, task["rows_a_step"]), learning_rate=task["lr"],
-    lr_scheduler_type="constant", bf16=half, fp16=False, use_cpu=device == "cpu",
+    lr_scheduler_type="constant", bf16=task["precision"] == "bf16", use_cpu=DEVICE == "cpu",
     gradient_checkpointing=False, use_liger_kernel=task["liger"], save_strategy="no",
     logging_strategy="no", report_to=[], disable_tqdm=True, dataloader_pin_memory=False, seed=0,
 )  # fmt: skip
-lora = LoraConfig(
-    r=task["rank"], lora_alpha=2 * task["rank"], target_modules="all-linear", task_type="CAUSAL_LM"
-)
 trainer = SFTTrainer(
-    model=model, args=settings, train_dataset=Dataset.from_list(rows), peft_config=lora,
-    processing_class=PreTrainedTokenizerFast.from_pretrained(folder), callbacks=[Recorder()],
+    model=load_base(task), args=settings, train_dataset=Dataset.from_list(rows),
+    peft_config=describe_lora(task), callbacks=[Recorder()],
+    processing_class=PreTrainedTokenizerFast.from_pretrained(f"{task['folder']}/model"),
 )  # fmt: skip
 collate = trainer.data_collator
 

@@ -5,7 +5,4 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-for place in (FOLDER / "peers", FOLDER):
-    if str(place) not in sys.path:
-        sys.path.insert(0, str(place))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))

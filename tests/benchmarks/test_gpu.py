@@ -10,7 +10,7 @@ from workload import SHAPES
 
 
 def test_peers_take_what_is_installed(monkeypatch):
-    monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: name == "flash_attn" or None)
+    monkeypatch.setattr(gpu, "find_spec", lambda name: name == "flash_attn" or None)
     assert gpu.choose_kernels("plain", False) == {"attention": "flash_attention_2", "flatten": True}
     assert gpu.choose_kernels("trl", False) == {"attention": "flash_attention_2", "liger": False}
     assert gpu.choose_kernels("plain", True) == {"attention": "sdpa", "flatten": False}
@@ -19,9 +19,8 @@ def test_peers_take_what_is_installed(monkeypatch):
 
 def test_operations_of_8b_are_four_a_frozen_weight():
     found = gpu.count_operations(SHAPES["llama3-8b"], {"label_share": 0.0})
-    assert found == pytest.approx(
-        4 * 6.979e9 / 1e9, rel=0.02
-    )  # 6,979,321,856 weights in the blocks' linears
+    weights = 6_979_321_856  # in the linear layers of the blocks
+    assert found == pytest.approx(4 * weights / 1e9, rel=0.02)
 
 
 def test_runs_out_of_time_are_named(tmp_path):
@@ -32,11 +31,12 @@ def test_runs_out_of_time_are_named(tmp_path):
     ]
 
 
-def test_without_a_gpu_the_script_says_how_to_exercise_it():
+def test_without_a_gpu_the_script_says_how_to_exercise_it(monkeypatch):
     if gpu.torch.cuda.is_available():
         pytest.skip("a GPU is visible")
+    monkeypatch.setattr(gpu.sys, "argv", ["gpu.py"])
     with pytest.raises(SystemExit, match="--cpu-dry-run"):
-        gpu.main([])
+        gpu.main()
 
 
 def test_the_script_wants_wheels_or_a_dry_run():

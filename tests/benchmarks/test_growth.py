@@ -39,7 +39,7 @@ def test_a_plot_is_drawn_and_says_the_exponent(tmp_path):
 def test_the_result_shows_points_exponents_and_the_plot(tmp_path):
     result = growth.describe(make_records(2.0), 3, tmp_path / "growth")
     block = table.format_result(json.loads(json.dumps(result)))["growth"]
-    assert "exponents time 2.00, rise 1.00, peak 0.00" in block
+    assert "exponents of time 2.00, rise while training 1.00, peak of the process 0.00" in block
     assert "](growth/tokens.svg)" in block
     assert "| tokens | 1,024 | 1.05 |" in block
 

@@ -27,6 +27,11 @@ def test_one_build_alone_has_no_ratio():
     assert "to_before" not in main_job.summarise({"now": [figures(1.0, (1, 2))]})[0]
 
 
+def test_growth_needs_the_early_mark():
+    short = figures(1.0, (1, 2)) | {"peak_mb_at": {"5": 900.0}}
+    assert "peak_growth_mb" not in main_job.summarise({"now": [short]})[0]
+
+
 def test_the_task_is_the_main_job_of_the_checkout(tmp_path):
     from ftcli.config import compose, validate_and_convert
 

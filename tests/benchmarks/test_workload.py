@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import meter
 import side_by_side
 import workload
+from peers import meter
 from workload import SHAPES
 
 
