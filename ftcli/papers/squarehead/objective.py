@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -47,7 +47,7 @@ class Distillation(NextTokenPrediction):
     squarehead: float = 1.0  # weight of the error of hidden states
     temperature: float = 1.0  # of both predictions in the divergence
     eps: float = 2.0**-7  # added to the energy of a layer; the published code's, of bfloat16
-    _reference: Reference | None = None
+    _reference: Reference | None = field(default=None, init=False, repr=False)
 
     def setup(self, run: Run) -> None:
         """Make ready to load the teacher at its first use."""
