@@ -158,7 +158,7 @@ def test_a_resumed_run_ends_at_the_same_bits_with_the_same_zeros(tmp_path):
 
     def start(name, at):
         composed = compose("squarehead", [
-            "model=llama_mini", "model.dtype=float32", "method.samples=8", "data.limit=64", "eval=none",
+            "~model.from_recipe", "method.samples=8", "data.limit=64", "eval=none",
             "trainer.max_steps=4", "trainer.batch_size=2", f"run.dir={tmp_path}/runs", f"run.name={name}",
             f"data.cache_dir={tmp_path}/tokens", "objective.kl=1", "trainer.gradient_accumulation_steps=2",
         ])  # fmt: skip
