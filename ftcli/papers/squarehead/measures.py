@@ -122,7 +122,8 @@ def compare_times(first: Callable[[], Any], second: Callable[[], Any]) -> float:
     """Return the median time of a call of `first` over that of `second`, on one thread and in turns."""
     import torch
 
-    threads, times = torch.get_num_threads(), ([], [])  # type: tuple[list[float], list[float]]
+    threads = torch.get_num_threads()
+    times: tuple[list[float], list[float]] = ([], [])
     torch.set_num_threads(1)
     try:
         with torch.inference_mode():
