@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Llama 3.2 1B and Llama 3 8B on one GPU: ftcli, transformers + FlashAttention, TRL with Liger; under 8 minutes.
+# Llama 3.2 1B and Llama 3 8B on one GPU: ftcli, transformers + FlashAttention, TRL with Liger; within a budget of 8 minutes.
 #
 #   bash benchmarks/gpu.sh WHEELS          a bare machine whose python3 has torch for its GPU
 #   bash benchmarks/gpu.sh --cpu-dry-run   tiny shapes on a CPU in the environment of ftcli
