@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test quick slow fuzz chaos lint bench
+.PHONY: train test quick slow fuzz chaos lint bench peers
 
 # Files and configurations of the campaign of `make fuzz`.
 N ?= 1000
@@ -47,7 +47,10 @@ lint: .venv/installed
 	$(BIN)/ruff format --check ftcli tests benchmarks
 	$(BIN)/mypy ftcli
 
-# Speed and memory against a plain transformers + peft loop, as ratios.
+# Speed, memory and first step beside plain transformers + peft, and torchtune and TRL where benchmarks/peers.sh put them.
 bench: .venv/installed
-	$(BIN)/python benchmarks/sft.py --precision fp32
-	$(BIN)/python benchmarks/sft.py --precision bf16
+	$(BIN)/python benchmarks/side_by_side.py --short --out build/bench.json
+
+# The environments of torchtune and TRL for `make bench`, 3 GB.
+peers:
+	PYTHON=$(PYTHON) bash benchmarks/peers.sh .venv-peers

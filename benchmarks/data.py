@@ -7,7 +7,7 @@ twice: batches of 1,000 rows for each call of the function, and one row. Peak me
 of the process (VmHWM), of which the part above the imports is shown too. Processor time is in
 microseconds a row; on a machine that others use it says more than rows a second.
 
-    python benchmarks/data.py --rows 10000 100000 1000000
+    python benchmarks/data.py --rows 10000 100000 1000000 --out build/data.json
 """
 
 from __future__ import annotations
@@ -26,9 +26,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-WAYS = ("ftcli", "datasets", "datasets by row")
+from peers.meter import read_status
+from side_by_side import ROOT, describe_machine
+from table import format_result
+
+Record = dict[str, Any]
+PEERS = ("datasets", "datasets by row")
+COLUMNS = (
+    "rows", "way", "rows_s", "ratio", "cpu_us", "cpu_ratio", "peak_mb", "rise_mb", "again_s",
+)  # fmt: skip
 TEMPLATE = "{prompt}\n"
-ROOT = Path(__file__).parents[1]
 
 
 def write_rows(path: Path, count: int) -> None:
@@ -125,37 +132,22 @@ def prepare_with_datasets(path: Path, cache: Path, batched: bool) -> Any:
     return prepare
 
 
-def read_memory(key: str) -> float:
-    """Return VmRSS or VmHWM of this process in MB (1e6 bytes)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024 / 1e6
-
-
 def measure(way: str, path: Path, cache: Path) -> None:
     """Print the figures of one way as JSON; run in a process of its own."""
     if way == "ftcli":
         prepare = prepare_with_ftcli(path, cache)
     else:
         prepare = prepare_with_datasets(path, cache, batched=way == "datasets")
-    before = read_memory("VmRSS")
+    before = read_status("VmRSS")
     began, busy = time.perf_counter(), time.process_time()
     tokens = prepare()
     seconds, processor = time.perf_counter() - began, time.process_time() - busy
-    peak = read_memory("VmHWM")
-    print(
-        json.dumps(
-            {
-                "seconds": seconds,
-                "cpu_s": processor,
-                "tokens": tokens,
-                "peak_mb": peak,
-                "rise_mb": peak - before,
-            }
-        )
-    )
+    peak = read_status("VmHWM")
+    figures = {"seconds": seconds, "cpu_s": processor, "tokens": tokens}
+    print(json.dumps(figures | {"peak_mb": peak, "rise_mb": peak - before}))
 
 
-def run_process(way: str, path: Path, cache: Path) -> dict[str, Any]:
+def run_process(way: str, path: Path, cache: Path) -> Record:
     """Return the figures of one way, measured in a new process."""
     environment = {**os.environ, "HF_HOME": str(cache), "HF_DATASETS_OFFLINE": "1"}
     command = [sys.executable, __file__, "--measure", way, str(path), str(cache)]
@@ -165,7 +157,7 @@ def run_process(way: str, path: Path, cache: Path) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def compare(count: int, kind: str, ways: Sequence[str]) -> Iterator[dict[str, Any]]:
+def compare(count: int, kind: str, ways: Sequence[str]) -> Iterator[Record]:
     """Yield the figures of every way for one number of rows, and of ftcli's second start."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"rows.{kind}"
@@ -177,29 +169,29 @@ def compare(count: int, kind: str, ways: Sequence[str]) -> Iterator[dict[str, An
             tokens.add(figures["tokens"])
             if way == "ftcli":
                 figures["again_s"] = run_process(way, path, cache)["seconds"]
-            yield {
-                "rows": count,
-                "kind": kind,
-                "way": way,
-                "rows_s": count / figures["seconds"],
-            } | figures
+            yield {"rows": count, "way": way, "rows_s": count / figures["seconds"]} | figures
             shutil.rmtree(cache)
         assert len(tokens) == 1, f"the ways made other tokens: {tokens}"
 
 
-def show(lines: Sequence[dict[str, Any]]) -> None:
-    """Print a table; ratios are ftcli's rows a second over those of a way, and a way's processor time over ftcli's."""
-    print(
-        f"{'rows':>9} {'way':<16} {'rows/s':>8} {'ratio':>6} {'CPU us':>7} {'ratio':>6} {'peak MB':>8} {'rise MB':>8} {'again s':>8}"
+def compare_with_ftcli(line: Record, own: Record) -> Record:
+    """Return a line with processor time a row and its ratios: ftcli's rows a second over those of the way, the way's
+    processor time over ftcli's."""
+    return line | {
+        "ratio": own["rows_s"] / line["rows_s"],
+        "cpu_us": line["cpu_s"] / line["rows"] * 1e6,
+        "cpu_ratio": line["cpu_s"] / own["cpu_s"],
+    }
+
+
+def describe(records: Sequence[Record], kind: str) -> Record:
+    """Return the result for `table.py`."""
+    machine = describe_machine(rounds=1)
+    text = (
+        f"{machine['device']}, torch {machine['packages']['torch']}; one process, {kind}. `ratio`: ftcli's rows a second "
+        "over those of the way; `cpu_ratio`: processor time of the way over ftcli's."
     )
-    for line in lines:
-        own = next(x for x in lines if x["way"] == "ftcli" and x["rows"] == line["rows"])
-        again = f"{line['again_s']:8.2f}" if "again_s" in line else " " * 8
-        print(
-            f"{line['rows']:>9,} {line['way']:<16} {line['rows_s']:>8,.0f} "
-            f"{own['rows_s'] / line['rows_s']:>6.2f} {line['cpu_s'] / line['rows'] * 1e6:>7.0f} "
-            f"{line['cpu_s'] / own['cpu_s']:>6.2f} {line['peak_mb']:>8,.0f} {line['rise_mb']:>8,.0f} {again}"
-        )
+    return {"kind": "data", "text": text, "columns": COLUMNS, "records": records}
 
 
 def main() -> None:
@@ -212,16 +204,17 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--kind", choices=("jsonl", "parquet"), default="jsonl")
-    parser.add_argument("--ways", choices=WAYS, nargs="+", default=WAYS)
-    parser.add_argument("--out", type=Path, help="a file for the figures, as JSON")
+    parser.add_argument("--against", choices=PEERS, nargs="+", default=PEERS)
+    parser.add_argument("--out", type=Path, default=ROOT / "build/data.json")
     options = parser.parse_args()
-    lines: list[dict[str, Any]] = []
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    records: list[Record] = []
     for count in options.rows:
-        for line in compare(count, options.kind, options.ways):
-            lines.append(line)
-            if options.out:
-                options.out.write_text(json.dumps(lines, indent=2))
-    show(lines)
+        own, *others = compare(count, options.kind, ("ftcli", *options.against))
+        records += [compare_with_ftcli(line, own) for line in (own, *others)]
+        result = describe(records, options.kind)
+        options.out.write_text(json.dumps(result, indent=1))
+    print("\n\n".join(format_result(result).values()))
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ class Check:
         yield check_weights(self.meta_run.source)
 
     def _check_targets(self) -> Iterator[Finding]:
-        from ftcli.planning.model_findings import summarize_trained
+        from ftcli.planning.model_findings import check_statistics, summarize_trained
         from ftcli.planning.weights import count_weights
 
         model = self.meta_run.model
@@ -117,6 +117,7 @@ class Check:
         text = f"{weights.trainable:,} of {weights.parameters:,} parameters trained ({share:.3g} %)"
         yield ok("targets", f"{text}: {summarize_trained(model)}")
         yield from self._check_left_out(model)
+        yield from check_statistics(model, self.meta_run.method)
 
     def _check_left_out(self, model: nn.Module) -> Iterator[Finding]:
         """Name the weight matrices that the adapter does not reach; warn where they are many."""

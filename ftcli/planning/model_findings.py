@@ -102,6 +102,27 @@ def _prefixes(name: str) -> Iterator[str]:
             yield ".".join(parts[start:end])
 
 
+def check_statistics(model: nn.Module, method: Any) -> Iterator[Finding]:
+    """Warn where training moves running statistics of BatchNorm that the method's checkpoints do not hold.
+
+    Statistics are buffers, not parameters. Forward passes in training mode move them even where every parameter is frozen.
+    """
+    from torch.nn.modules.batchnorm import _NormBase
+
+    moved = [
+        n for n, m in model.named_modules() if isinstance(m, _NormBase) and m.track_running_stats
+    ]
+    saved = method.get_trained_tensors(model).keys() if moved else ()
+    lost = [name for name in moved if f"{name}.running_mean" not in saved]
+    if lost:
+        yield warn(
+            "targets",
+            f"training moves the running statistics of {len(lost)} BatchNorm layers, and checkpoints of this "
+            "method do not hold them: resumed or loaded, the model is another one",
+            "method=full_with_statistics",
+        )
+
+
 def check_packing(meta_run: MetaRun) -> Iterator[Finding]:
     """Prove how the job's rows can be packed, as a run would, and set the packing of its data.
 

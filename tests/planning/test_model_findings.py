@@ -8,7 +8,8 @@ from huggingface_hub.errors import GatedRepoError
 from ftcli.core.errors import UserError
 from ftcli.models.causal_lm import CausalLMSource
 from ftcli.models.hub import resolve
-from ftcli.planning.model_findings import check_weights
+from ftcli.planning.model_findings import check_statistics, check_weights
+from tests.planning.jobs import PLAIN, build_job
 
 
 def test_a_shipped_model_is_here():
@@ -51,3 +52,19 @@ def test_what_the_hub_says_of_a_model_that_is_not_here(tmp_path, monkeypatch, an
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("ftcli.models.hub.ask_hub", ask)
     assert check_weights(CausalLMSource("owner/name")).status == status
+
+
+@pytest.mark.parametrize(
+    "method, warned", [("full", True), ("lora", True), ("full_with_statistics", False)]
+)
+def test_statistics_that_checkpoints_do_not_hold_are_named(method, warned):
+    targets = ["method.target_modules=[convolution]"] if method == "lora" else []
+    meta_run = build_job(f"method={method}", *targets, job="fpf")
+    findings = list(check_statistics(meta_run.model, meta_run.method))
+    assert [finding.status for finding in findings] == ["warn"] * warned
+    assert all("of 9 BatchNorm layers" in finding.text for finding in findings)
+
+
+def test_a_model_without_statistics_needs_none():
+    meta_run = build_job(*PLAIN)
+    assert not list(check_statistics(meta_run.model, meta_run.method))
