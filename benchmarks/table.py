@@ -23,14 +23,9 @@ TITLES = {
     "torchtune": "torchtune",
     "trl": "TRL, packing",
 }
-KINDS = (
-    "side_by_side",
-    "main_job",
-    "growth",
-    "data",
-    "decode",
-    "gpu",
-)  # of results; blocks of the page
+KINDS = (  # of results; blocks of the page
+    "side_by_side", "main_job", "main_job_memory", "growth", "data", "decode", "gpu",
+)  # fmt: skip
 Record = Mapping[str, Any]
 Row = tuple[str, str]  # shape and precision
 

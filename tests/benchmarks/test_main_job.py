@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+
 import main_job
+import pytest
+import table
 
 
 def figures(speed: float, peaks: tuple[float, float]) -> dict:
@@ -30,6 +34,14 @@ def test_one_build_alone_has_no_ratio():
 def test_growth_needs_the_early_mark():
     short = figures(1.0, (1, 2)) | {"peak_mb_at": {"5": 900.0}}
     assert "peak_growth_mb" not in main_job.summarise({"now": [short]})[0]
+
+
+@pytest.mark.parametrize("steps, kind", [(70, "main_job"), (71, "main_job_memory")])
+def test_a_run_beyond_the_early_mark_is_about_memory(steps, kind):
+    options = argparse.Namespace(steps=steps, rows_a_step=16, rounds=1)
+    found = main_job.describe(options, {"step_tokens": 9, "ceiling_tok_s": 1.0, "gflop_s": 1.0})
+    assert found["kind"] == kind in table.KINDS
+    assert ("peak_growth_mb" in found["columns"]) == (kind == "main_job_memory")
 
 
 def test_the_task_is_the_main_job_of_the_checkout(tmp_path):
