@@ -33,5 +33,7 @@ def _count_attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> in
     return int(sdpa_flop_count(query, key, value))
 
 
-def _count_attention_backward(out: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+def _count_attention_backward(
+    out: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any
+) -> int:
     return int(sdpa_backward_flop_count(out, query, key, value))

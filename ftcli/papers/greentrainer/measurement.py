@@ -1,40 +1,85 @@
-"""FLOPs and time of a run's selections, measured on its model and its first batches."""
+"""FLOPs and time of a run's selections, measured on its model and its first batch."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ftcli.papers.greentrainer.costs import TensorCosts
+import numpy as np
+
 from ftcli.papers.greentrainer.flops import build_flop_counter
 from ftcli.papers.greentrainer.probe import record_costs
 from ftcli.reproduce.probe import rebuild_run
 
-BATCHES = 2
-ROUNDS = 5
+ROUNDS = 4
 
 
 @dataclass(frozen=True)
-class Selection:
-    """The tensors of some steps; `flops` are those of the backward pass of a step."""
-
-    names: frozenset[str]
-    steps: int
-    flops: float
-
-
-class RunCosts:
-    """The run of a folder, built anew, and its selections as its events tell them.
+class RunFlops:
+    """FLOPs of a run on its first batch, as torch counts them.
 
     Attributes:
-        selections: in order; one with all parameters where the run has no policy.
-        forward: FLOPs of the forward pass of a step, the mean of the first batches.
+        forward: of a forward pass.
+        full_backward: of a backward pass with all parameters.
+        backward: of the backward pass of each selection.
+        steps: number of steps of each selection.
+        selecting: of a selection: a forward pass that is recorded, and the probe.
+        modelled_step: of a step with all parameters, by the cost model.
+    """
+
+    forward: float
+    full_backward: float
+    backward: tuple[float, ...]
+    steps: tuple[int, ...]
+    selecting: float
+    modelled_step: float
+
+    @property
+    def full_step(self) -> float:
+        """FLOPs of a step with all parameters."""
+        return self.forward + self.full_backward
+
+    @property
+    def mean_backward(self) -> float:
+        """FLOPs of a backward pass, the mean over the steps."""
+        total = sum(n * flops for n, flops in zip(self.steps, self.backward, strict=True))
+        return total / sum(self.steps)
+
+    @property
+    def training(self) -> float:
+        """FLOPs of all steps and selections."""
+        steps = sum(self.steps) * (self.forward + self.mean_backward)
+        return steps + len(self.steps) * self.selecting
+
+
+@cache
+def measure_flops(folder: Path) -> RunFlops:
+    """Return the FLOPs of a run; they are counted once a process."""
+    replay = Replay(folder)
+    forward, full_backward = replay.count_flops(replay.parameters)
+    backward = tuple(replay.count_flops(names)[1] for names, _ in replay.selections)
+    selecting, policy = 0.0, replay.run.trainable
+    costs = record_costs(replay.run, replay.batch)
+    if policy is not None:
+        with build_flop_counter() as counter:
+            policy.select(replay.context.state)
+        selecting = float(counter.get_total_flops())
+    modelled = 2 * costs.compute_step(np.ones(len(costs.names), dtype=bool))
+    steps = tuple(count for _, count in replay.selections)
+    return RunFlops(forward, full_backward, backward, steps, selecting, modelled)
+
+
+class Replay:
+    """The run of a folder, built anew, with its first batch and its selections.
+
+    Attributes:
+        selections: tensors and number of steps of each; all parameters where the run has no policy.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,83 +87,39 @@ class RunCosts:
         self.context = self.run.trainer.prepare_training(self.run)
         self.parameters = {n: p for n, p in self.run.model.named_parameters() if p.requires_grad}
         loader = self.context.loader
-        self.batches = [loader.batch(rows) for rows in loader.list_batch_indices(0)[:BATCHES]]
-        self.forward, self.full_backward = self._count_flops(self.parameters)
+        self.batch = loader.batch(loader.list_batch_indices(0)[0])
         steps = self.context.state.max_steps
-        self.selections = [
-            Selection(names, count, self._count_flops(names)[1])
-            for names, count in _read_selections(folder, frozenset(self.parameters), steps)
-        ]
+        self.selections = list(_read_selections(folder, frozenset(self.parameters), steps))
 
-    @property
-    def full_step(self) -> float:
-        """FLOPs of a step that trains all parameters."""
-        return self.forward + self.full_backward
-
-    @property
-    def backward(self) -> float:
-        """FLOPs of the backward pass, the mean over the steps of the run."""
-        return sum(s.steps * s.flops for s in self.selections) / self.steps
-
-    @property
-    def steps(self) -> int:
-        """Steps of the run."""
-        return sum(s.steps for s in self.selections)
-
-    @cached_property
-    def selecting(self) -> float:
-        """FLOPs of a selection: a forward pass that is recorded, and the probe."""
-        if self.run.trainable is None:
-            return 0.0
-        policy: Any = self.run.trainable
-        with build_flop_counter() as counter:
-            policy.select(self.context.state)
-        return float(counter.get_total_flops())
-
-    def record(self) -> TensorCosts:
-        """Return the costs of the first batch by the model of costs, and restore all gradients."""
+    def count_flops(self, names: Collection[str]) -> tuple[float, float]:
+        """Return the FLOPs of forward and backward pass with these tensors trained; all are trained afterwards."""
+        self._activate(names)
+        with build_flop_counter() as forward:
+            loss = self.run.objective(self.run.model, self.batch).values.sum()
+        with build_flop_counter() as backward:
+            loss.backward()
         self._activate(self.parameters)
-        return record_costs(self.run, self.batches[0])
+        return float(forward.get_total_flops()), float(backward.get_total_flops())
 
     def measure_step_time(self) -> float:
-        """Return the time of a step of the first selection over that of one that trains everything.
+        """Return the time of a step of the first selection over that of a step with all parameters.
 
         Forward, backward and optimizer step on the same batch, in turn; medians of a few rounds.
         """
         times: dict[bool, list[float]] = {True: [], False: []}
         for _ in range(ROUNDS + 1):  # the first round makes the optimizer's state
             for every in times:
-                self._activate(self.parameters if every else self.selections[0].names)
+                self._activate(self.parameters if every else self.selections[0][0])
                 begin = time.perf_counter()
-                self.context.compute_gradients(self.batches[:1])
+                self.context.compute_gradients([self.batch])
                 self.context.clip_and_step(0.0, self.run.trainer.max_grad_norm)
                 times[every].append(time.perf_counter() - begin)
         return median(times[False][1:]) / median(times[True][1:])
 
-    def _count_flops(self, names: Sequence[str] | Any) -> tuple[float, float]:
-        """Return the FLOPs of forward and backward pass with these tensors trained, means over the batches."""
-        self._activate(names)
-        forward = backward = 0
-        for batch in self.batches:
-            with build_flop_counter() as counter:
-                loss = self.run.objective(self.run.model, batch).values.sum()
-            forward += counter.get_total_flops()
-            with build_flop_counter() as counter:
-                loss.backward()
-            backward += counter.get_total_flops()
-        self._activate(self.parameters)
-        return forward / len(self.batches), backward / len(self.batches)
-
-    def _activate(self, names: Any) -> None:
+    def _activate(self, names: Collection[str]) -> None:
         for name, parameter in self.parameters.items():
             parameter.requires_grad_(name in names)
             parameter.grad = None
-
-
-@lru_cache(maxsize=None)
-def measure_run(folder: Path) -> RunCosts:
-    """Return the costs of a run; measured once a process."""
-    return RunCosts(folder)
 
 
 def _read_selections(
@@ -126,9 +127,10 @@ def _read_selections(
 ) -> Iterator[tuple[frozenset[str], int]]:
     """Yield the tensors and the number of steps of each selection."""
     lines = map(json.loads, (folder / "events.jsonl").read_text(encoding="utf-8").splitlines())
-    events = [line for line in lines if line["event"] == "selected_tensors"]
+    events: list[dict[str, Any]] = [e for e in lines if e["event"] == "selected_tensors"]
     if not events:
         yield every, steps
-    ends = [event["step"] for event in events[1:]] + [steps]
-    for event, end in zip(events, ends, strict=True) if events else ():
+        return
+    ends = [*(event["step"] for event in events[1:]), steps]
+    for event, end in zip(events, ends, strict=True):
         yield frozenset(event["tensors"]), end - event["step"]

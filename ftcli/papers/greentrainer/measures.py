@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,63 +16,46 @@ RHO = 0.5
 @measure
 def backward_flops_share(run: Path) -> float:
     """FLOPs of the backward pass over those with all parameters, counted by torch, mean over the steps."""
-    from ftcli.papers.greentrainer.measurement import measure_run
+    from ftcli.papers.greentrainer.measurement import measure_flops
 
-    costs = measure_run(run)
-    return costs.backward / costs.full_backward
-
-
-@measure
-def step_flops_share(run: Path) -> float:
-    """FLOPs of forward and backward pass over those with all parameters, mean over the steps."""
-    from ftcli.papers.greentrainer.measurement import measure_run
-
-    costs = measure_run(run)
-    return (costs.forward + costs.backward) / costs.full_step
+    flops = measure_flops(run)
+    return flops.mean_backward / flops.full_backward
 
 
 @measure
 def training_flops(run: Path) -> float:
     """FLOPs of the whole training, selections and their probes included."""
-    from ftcli.papers.greentrainer.measurement import measure_run
+    from ftcli.papers.greentrainer.measurement import measure_flops
 
-    costs = measure_run(run)
-    return costs.steps * (costs.forward + costs.backward) + costs.selecting * len(costs.selections)
-
-
-@measure
-def step_time_share(run: Path) -> float:
-    """Time of a step of the first selection over that of a step that trains all parameters."""
-    from ftcli.papers.greentrainer.measurement import measure_run
-
-    return measure_run(run).measure_step_time()
+    return measure_flops(run).training
 
 
 @measure
 def budget_excess(run: Path) -> float:
-    """Largest excess over rho of a selection's FLOPs, as counted by torch, in shares of a full step."""
-    from ftcli.papers.greentrainer.measurement import measure_run
+    """FLOPs of the costliest selection's steps as a share of a full step, minus rho."""
+    from ftcli.config import load
+    from ftcli.papers.greentrainer.measurement import measure_flops
 
-    costs = measure_run(run)
-    policy: Any = costs.run.trainable
-    highest = max(selection.flops for selection in costs.selections)
-    return (costs.forward + highest) / costs.full_step - policy.rho
+    flops = measure_flops(run)
+    rho = float(load(run / "config.yaml").config["trainable"]["rho"])
+    return (flops.forward + max(flops.backward)) / flops.full_step - rho
 
 
 @measure
 def cost_model_error(run: Path) -> float:
     """Relative error of the cost model for a step that trains everything, against torch's count."""
-    import numpy as np
+    from ftcli.papers.greentrainer.measurement import measure_flops
 
-    from ftcli.papers.greentrainer.flops import build_flop_counter
-    from ftcli.papers.greentrainer.measurement import measure_run
+    flops = measure_flops(run)
+    return abs(flops.modelled_step / flops.full_step - 1)
 
-    costs = measure_run(run)
-    modelled = costs.record()
-    with build_flop_counter() as counter:
-        costs.context.compute_gradients(costs.batches[:1])
-    step = modelled.compute_step(np.ones(len(modelled.names), dtype=bool))
-    return abs(2 * step / counter.get_total_flops() - 1)
+
+@measure
+def step_time_share(run: Path) -> float:
+    """Time of a step of the first selection over that of a step that trains all parameters."""
+    from ftcli.papers.greentrainer.measurement import Replay
+
+    return Replay(run).measure_step_time()
 
 
 @measure(exact=True)
@@ -112,7 +95,7 @@ def opt_2_7b_selected_share(_run: Path) -> float:
     return float(costs.compute_step(selected) / costs.compute_step(every))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _record_opt() -> tuple[Any, Any]:
     """Return the costs of OPT-2.7B, and the mask of all its tensors."""
     import numpy as np
@@ -122,7 +105,9 @@ def _record_opt() -> tuple[Any, Any]:
     from ftcli.papers.greentrainer.operators import OperatorRecorder
 
     model = OptSource("facebook/opt-2.7b").build_meta_model()
-    model.set_attn_implementation("eager")  # the mask of the others reads values, which meta tensors lack
+    model.set_attn_implementation(
+        "eager"
+    )  # the mask of the others reads values, which meta tensors lack
     ids = torch.zeros(ROWS, LENGTH, dtype=torch.long, device="meta")
     recorder = OperatorRecorder(model)
     with torch.no_grad(), recorder:

@@ -39,7 +39,11 @@ class OperatorRecorder(TorchDispatchMode):
         self._copies: list[Tensor] = []  # kept alive, so that no other tensor takes their storage
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Run the operator, then count it."""
         result = func(*args, **(kwargs or {}))
@@ -74,7 +78,9 @@ class OperatorRecorder(TorchDispatchMode):
             self._count_elementwise(operands, out)
 
     def _count_elementwise(self, operands: list[Tensor], out: Tensor) -> None:
-        if len(operands) == 1 and out.numel() == operands[0].numel():  # a view, or a copy that is cast
+        if (
+            len(operands) == 1 and out.numel() == operands[0].numel()
+        ):  # a view, or a copy that is cast
             self.names[_key(out)] = self.names[_key(operands[0])]
             self._copies.append(out)
         else:

@@ -53,7 +53,9 @@ class GreenTrainer(Trainable):
         self.rho, self.choice, self.probe_rows = rho, choice, probe_rows
         self.every = Interval(interval_steps, interval_epochs)
         self.buckets, self.seed = buckets, seed
-        self.active: list[str] = []  # names of the selected tensors, in the order of the forward pass
+        self.active: list[
+            str
+        ] = []  # names of the selected tensors, in the order of the forward pass
         self.rounds = 0
         self._applied: list[str] | None = None
 
@@ -188,5 +190,3 @@ def _refuse_processes(run: Run) -> None:
             where="trainable",
             fix="one process: ftcli train without -p",
         )
-
-

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
 
 from ftcli.papers.greentrainer.flops import build_flop_counter
 from ftcli.papers.greentrainer.operators import OperatorRecorder
@@ -92,10 +99,22 @@ def test_a_llama_block_by_hand():
     own = dict(zip(costs.names, costs.own, strict=True))
     path = dict(zip(costs.names, costs.path, strict=True))
     block, tokens = "model.layers.1", B * L
-    assert own[f"{block}.self_attn.q_proj.weight"] == path[f"{block}.self_attn.q_proj.weight"] == tokens * D * D
-    assert own[f"{block}.mlp.up_proj.weight"] == path[f"{block}.mlp.up_proj.weight"] == tokens * D * F
-    assert own[f"{block}.input_layernorm.weight"] == path[f"{block}.input_layernorm.weight"] == tokens * D
-    value = f"{block}.self_attn.v_proj.weight"  # half the width; attention lies on the path behind it
+    assert (
+        own[f"{block}.self_attn.q_proj.weight"]
+        == path[f"{block}.self_attn.q_proj.weight"]
+        == tokens * D * D
+    )
+    assert (
+        own[f"{block}.mlp.up_proj.weight"] == path[f"{block}.mlp.up_proj.weight"] == tokens * D * F
+    )
+    assert (
+        own[f"{block}.input_layernorm.weight"]
+        == path[f"{block}.input_layernorm.weight"]
+        == tokens * D
+    )
+    value = (
+        f"{block}.self_attn.v_proj.weight"  # half the width; attention lies on the path behind it
+    )
     assert own[value] == tokens * D * D / 2
     assert path[value] == tokens * D * D / 2 + 2.5 * (2 * B * L * L * D)
     table = "model.embed_tokens.weight"  # the head too, whose path lies behind the last norm

@@ -11,7 +11,18 @@ from ftcli.papers.greentrainer.costs import TensorCosts
 from ftcli.papers.greentrainer.solver import fill_budget, select_tensors
 
 #: Importances that `selection_DP` of pittisl/GreenTrainer at 7b7a9fe1 reaches on `draw_case(seed)`, by seed.
-AUTHORS = {0: 2.055, 1: 1.29, 2: 2.228, 3: 2.04, 4: 3.955, 5: 2.619, 11: 4.164, 14: 4.949, 23: 2.437, 83: 5.332}
+AUTHORS = {
+    0: 2.055,
+    1: 1.29,
+    2: 2.228,
+    3: 2.04,
+    4: 3.955,
+    5: 2.619,
+    11: 4.164,
+    14: 4.949,
+    23: 2.437,
+    83: 5.332,
+}
 
 
 def build_costs(own, path, forward=0.0):
