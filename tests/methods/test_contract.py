@@ -106,7 +106,7 @@ def test_gradients_reach_exactly_what_is_declared_trainable(run):
 
 
 def test_starts_as_the_base_where_declared(run):
-    if capabilities(run.case.method).get("identity", True):
+    if capabilities(run.case.method).get("identity", True):  # until_setup: a run changes it then
         assert furthest(run.start, run.before) < 2e-6  # rounding of an exact identity: SVD, QR
     else:
         assert furthest(run.start, run.before) > 1e-4

@@ -120,7 +120,7 @@ def test_the_first_step_begins_at_the_base_where_declared(story):
     base = logits(story.source.load("cpu"))
     # rounding: what is taken out of a weight and added again may be ten times as large as the weight
     same = furthest(story.whole.start, base) < 1e-5
-    assert same == capabilities(story.method).get("identity", True)
+    assert same == (capabilities(story.method).get("identity", True) is True)
 
 
 def test_the_artefact_loads_without_ftcli(story):
