@@ -71,4 +71,4 @@ def test_the_scores_that_are_given_are_named():
     ],
 )  # fmt: skip
 def test_what_is_given_or_not_known_beforehand_is_accepted(write, score, overrides):
-    stop_by(score, *overrides)
+    assert stop_by(score, *overrides) == score

@@ -40,11 +40,7 @@ def reproduce(
         bool, typer.Option("--confirm", help="Repeat the first seed of stale verdicts, to the bit.")
     ] = False,
     rerun_old: Annotated[
-        bool,
-        typer.Option(
-            "--rerun-old",
-            help="With --confirm: compare with what the verdict's commit computes on this machine.",
-        ),
+        bool, typer.Option("--rerun-old", help="With --confirm: run the verdict's commit as well.")
     ] = False,
     store: Annotated[
         bool, typer.Option("--store", help="Keep verdicts beside the recipe.")
@@ -67,17 +63,27 @@ def reproduce(
         return _search(reading.find_recipe(paper), overrides or [], scale, as_json)
     if confirm:
         return _confirm(reading.find_recipe(paper), scale, rerun_old, as_json)
-    if rerun_old:
-        raise UserError(
-            "only a confirmation runs the earlier code.", "--rerun-old", "add --confirm"
-        )
-    if store and (overrides or seeds):
-        what = "verdicts on changed runs or fewer seeds are not the recipe's."
-        raise UserError(what, "--store", "put the changes into the recipe, or leave --store out")
+    _refuse_contradictions(rerun_old, store and bool(overrides or seeds))
     options: dict[str, Any] = {"look": look, "seeds": seeds, "overrides": overrides or []}
     return _judge(
         reading.find_recipe(paper), store, as_json, scale=scale, only=only, train=run, **options
     )
+
+
+def _refuse_contradictions(rerun_old: bool, stores_changed_runs: bool) -> None:
+    """Refuse options that a judgement cannot follow.
+
+    Raises:
+        UserError: earlier code is asked for without --confirm, or verdicts of changed runs are to be stored.
+    """
+    from ftcli.core.errors import UserError
+
+    if rerun_old:
+        what = "only a confirmation runs the earlier code."
+        raise UserError(what, "--rerun-old", "add --confirm")
+    if stores_changed_runs:
+        what = "verdicts on changed runs or fewer seeds are not the recipe's."
+        raise UserError(what, "--store", "put the changes into the recipe, or leave --store out")
 
 
 def _judge(recipe: Any, store: bool, as_json: bool, **options: Any) -> int:

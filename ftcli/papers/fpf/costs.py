@@ -1,4 +1,4 @@
-"""What training computes: examples whose loss is differentiated, and floating-point operations."""
+"""Costs of training: examples whose loss is differentiated, and floating-point operations."""
 
 from __future__ import annotations
 

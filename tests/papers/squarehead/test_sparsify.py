@@ -40,17 +40,42 @@ def test_every_group_keeps_n_of_m(layer, algorithm, pattern, kept, group):
     assert ((pruned.view(48, -1, group) != 0).sum(-1) == kept).all()
 
 
+@pytest.fixture
+def rising_layer():
+    """A weight [48, 256] and the covariance of mixed inputs whose size rises from column to column."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(2000, 256, generator=generator)
+    mixing = torch.randn(256, 256, generator=generator)
+    inputs = inputs @ mixing * torch.linspace(0.1, 3, 256)
+    return torch.randn(48, 256, generator=generator), inputs.T @ inputs / 2000
+
+
+def measure_errors(layer, pattern):
+    """Errors of SparseGPT, Wanda and magnitude at 70 % or n:m."""
+    weight, covariance = layer
+    goal = read_pattern(pattern, 0.7)
+    return [
+        output_error(weight, prune(weight, covariance, algorithm, goal, 0.01), covariance)
+        for algorithm in ("sparsegpt", "wanda", "magnitude")
+    ]
+
+
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
 def test_for_one_hessian_sparsegpt_errs_less_than_wanda_and_wanda_less_than_magnitude(
     layer, pattern
 ):
-    weight, covariance = layer
-    goal = read_pattern(pattern, 0.7)
-    errors = [
-        output_error(weight, prune(weight, covariance, algorithm, goal, 0.01), covariance)
-        for algorithm in ("sparsegpt", "wanda", "magnitude")
-    ]
-    assert errors[0] < 0.9 * errors[1] and errors[1] < errors[2]
+    sparsegpt, wanda, magnitude = measure_errors(layer, pattern)
+    assert sparsegpt < 0.7 * wanda and wanda < magnitude
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="SparseGPT's error is 1.44 times Wanda's (unstructured) and 0.76 times (2:4)",
+)
+@pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
+def test_the_same_where_inputs_rise_in_size_from_column_to_column(rising_layer, pattern):
+    sparsegpt, wanda, magnitude = measure_errors(rising_layer, pattern)
+    assert sparsegpt < 0.7 * wanda and wanda < magnitude
 
 
 def test_independent_inputs_of_one_size_leave_magnitude(layer):
